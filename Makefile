@@ -1,0 +1,36 @@
+# Two commands do all the set-up: `make tune` and `make test` install what is missing, then run.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.PHONY: tune test install lint ui clean
+
+tune: install  ## the main job: a search on the embedded digits data
+	$(BIN)/python -m rrd_search.tune $(ARGS)
+
+test: install lint  ## everything: style, types, import order, tests
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: install  ## style, types, import order
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+ui: install  ## browse the recorded searches on http://127.0.0.1:5000
+	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///runs/mlflow.db \
+	    --artifacts-destination runs/mlartifacts
+
+install: $(INSTALLED)
+
+# uv resolves and installs in about half a minute; pip takes many.
+$(INSTALLED): pyproject.toml constraints.txt
+	@echo "Installing into .venv (a few GB with PyTorch's CUDA build; once) ..."
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[test]"
+	touch $(INSTALLED)
+
+clean:  ## what was built; never the results in runs/
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
