@@ -133,7 +133,12 @@ class RelationalCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, student: Tensor, teacher: Tensor, queue: Tensor, student_temperature: float, teacher_temperature: float
+        ctx: Any,
+        student: Tensor,
+        teacher: Tensor,
+        queue: Tensor,
+        student_temperature: float,
+        teacher_temperature: float,
     ) -> tuple[Tensor, Tensor]:
         log_student = F.log_softmax(student @ queue.T / student_temperature, dim=1)  # [B, K]
         log_teacher = F.log_softmax(teacher @ queue.T / teacher_temperature, dim=1)

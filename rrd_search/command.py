@@ -1,0 +1,73 @@
+"""How every command of the package reads its arguments and says what is wrong: one plain line, exit code 2."""
+
+import argparse
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from typing import NoReturn
+
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
+
+
+class Parser(argparse.ArgumentParser):
+    """Says what is wrong in one line, without the usage; abbreviated flags are not taken."""
+
+    def __init__(self, module: str, description: str) -> None:
+        form = argparse.ArgumentDefaultsHelpFormatter
+        super().__init__(f"python -m {module}", description=description, formatter_class=form, allow_abbrev=False)
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message} (see {self.prog} --help)")
+
+
+def run_command(main: Callable[[list[str]], int]) -> NoReturn:
+    """Run ``main`` with the command line; a ValueError is the user's to mend."""
+    quieten()
+    try:
+        code = main(sys.argv[1:])
+    except ValueError as error:
+        if os.environ.get("RRD_SEARCH_TRACEBACK"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def quieten() -> None:
+    """The libraries' own chatter is not the user's."""
+    warnings.filterwarnings("ignore", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    warnings.filterwarnings("ignore", category=UserWarning, module=r"(torch|mlflow|optuna|ray)\b")
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+
+
+def whole(least: int) -> Callable[[str], int]:
+    """A type for ``add_argument``: a whole number of ``least`` or more."""
+
+    def parse(text: str) -> int:
+        if not text.lstrip("-").isdigit() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number of {least} or more, got {text!r}")
+        return int(text)
+
+    return parse
+
+
+def amount(least: float, exclusive: bool = False) -> Callable[[str], float]:
+    """A type for ``add_argument``: a number of ``least`` or more, or above it."""
+
+    def parse(text: str) -> float:
+        rule = f"a number above {least:g}" if exclusive else f"a number of {least:g} or more"
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not (value > least if exclusive else value >= least) or value == float("inf"):
+            raise argparse.ArgumentTypeError(f"must be {rule}, got {text!r}")
+        return value
+
+    return parse

@@ -1,0 +1,89 @@
+"""Which trials end before their last epoch: Tune's own schedulers on our ``epoch`` and ``val_accuracy``, unchanged."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import AsyncHyperBandScheduler, FIFOScheduler, MedianStoppingRule, TrialScheduler
+
+METRIC = "val_accuracy"
+REDUCTION = 3  # of three trials at a rung one goes on
+SPARED = "spared"  # in a trial's Tune config: "point" (in the space: its curve counts) or "reference" (it does not)
+
+
+def _asha(epochs: int) -> TrialScheduler:
+    """Rungs at about a ninth and a third of the epochs."""
+    return AsyncHyperBandScheduler(
+        **_on_epochs(), max_t=epochs, grace_period=_grace(epochs), reduction_factor=REDUCTION
+    )
+
+
+def _hyperband(epochs: int) -> TrialScheduler:
+    """Hyperband's brackets, run asynchronously: a trial never waits for others while it holds a place."""
+    return AsyncHyperBandScheduler(
+        **_on_epochs(), max_t=epochs, grace_period=_grace(epochs), reduction_factor=REDUCTION, brackets=3
+    )
+
+
+def _median(epochs: int) -> TrialScheduler:
+    return MedianStoppingRule(**_on_epochs(), grace_period=_grace(epochs), min_samples_required=3)
+
+
+def _none(epochs: int) -> TrialScheduler:
+    return FIFOScheduler()
+
+
+SCHEDULERS: dict[str, Callable[[int], TrialScheduler]] = {
+    "asha": _asha,
+    "hyperband": _hyperband,
+    "median": _median,
+    "none": _none,
+}
+
+
+def _on_epochs() -> dict[str, str]:
+    return {"time_attr": "epoch", "metric": METRIC, "mode": "max"}
+
+
+def _grace(epochs: int) -> int:
+    return max(1, round(epochs / REDUCTION**2))
+
+
+class Sparing(FIFOScheduler):
+    """Asks another scheduler, but lets published points and references run to their end: they are compared with the
+    winner, and a value from half way would say nothing."""
+
+    def __init__(self, inner: TrialScheduler) -> None:
+        super().__init__()
+        self.inner = inner
+
+    @property
+    def metric(self) -> str:  # type: ignore[override]
+        return METRIC
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        if _spared(trial) != "reference":
+            self.inner.on_trial_add(tune_controller, trial)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        spared = _spared(trial)
+        if spared == "reference":
+            return str(TrialScheduler.CONTINUE)
+        decision = str(self.inner.on_trial_result(tune_controller, trial, result))
+        return str(TrialScheduler.CONTINUE) if spared else decision
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        if _spared(trial) != "reference":
+            self.inner.on_trial_complete(tune_controller, trial, result)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        if _spared(trial) != "reference":
+            self.inner.on_trial_error(tune_controller, trial)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        if _spared(trial) != "reference":
+            self.inner.on_trial_remove(tune_controller, trial)
+
+
+def _spared(trial: Trial) -> str:
+    return str(trial.config.get(SPARED, ""))

@@ -1,0 +1,237 @@
+"""Study: the Optuna study behind a search. It proposes configs and is told the truth about every trial.
+
+It lives in a SQLite file, so that a search goes on where it was killed. Ray and MLflow are not needed here.
+"""
+
+import math
+from typing import Any
+
+import optuna
+from optuna.samplers import RandomSampler
+from optuna.trial import FrozenTrial, TrialState
+
+from rrd_search.quiet import quiet_optuna
+from rrd_search.samplers import draw, make_sampler
+from rrd_search.space import InvalidCombination, Space
+from rrd_search.study_storage import StudyStorage
+from rrd_search.trial_records import (
+    REFERENCE_PREFIX,
+    Proposal,
+    TrialRecord,
+    id_of,
+    is_kept,
+    proposal_of,
+    record_of,
+    reference_id,
+    searched_id,
+)
+from trainables.config import TrialConfig
+
+OBJECTIVE = "val_accuracy"
+SAMPLER_TRIES = 10  # asks in a row that may end in a duplicate or an invalid combination
+RANDOM_TRIES = 300  # points then drawn at random, before the space counts as exhausted
+TOLD = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
+
+
+class Study:
+    """A search's trials: proposed one by one, reported every epoch, told once how they ended.
+
+    The highest objective is the best. A proposal depends on the seed, its trial's number and what was told so far. No
+    config is proposed twice. References are kept apart, where they do not disturb the sampler. One process at a time
+    may use a study. ``exhausted`` is True once no new config could be found.
+    """
+
+    def __init__(self, storage_url: str, name: str, space: Space, sampler: str = "tpe", seed: int = 0) -> None:
+        """Open or begin the study called ``name``. ValueError for an unknown sampler, or a space that is not right."""
+        self.exhausted = False
+        self._space, self._sampler, self._seed = space, sampler, seed
+        self._facts = space.check()
+        first = make_sampler(sampler, seed, 0)
+        self.storage = StudyStorage(storage_url)
+        with quiet_optuna():
+            self._searched = _open(self.storage, name, first)
+            self._references = _open(self.storage, f"{name}-references", RandomSampler(seed=0))
+        self._begun_with: dict[str, Any] = self._searched.user_attrs.get("space", self._facts.description)
+        if "space" not in self._searched.user_attrs:
+            self._searched.set_user_attr("objective", OBJECTIVE)
+            self._searched.set_user_attr("space", self._facts.description)
+        self._rows: dict[str, int] = {}  # trial id -> the storage's own number, over both studies
+        self._hashes: dict[str, str] = {}  # config hash -> trial id, of searched trials
+        self._unfinished = self._read()
+        self._start_is_queued = False
+
+    def space_changes(self) -> list[str]:
+        """The dotted fields whose base value or range is another than when the study was begun; empty for the same
+        space. Trials of different spaces cannot be compared, and Optuna refuses other choices under the same name."""
+        now = self._facts.description
+        return [
+            name
+            for part in ("base", "searched")
+            for name in sorted({*self._begun_with[part], *now[part]})
+            if self._begun_with[part].get(name) != now[part].get(name)
+        ]
+
+    def propose(self) -> Proposal | None:
+        """The next trial: START points first, then the sampler's. None, and ``exhausted``, where none is left.
+
+        ValueError, with file and line, where the space's function fails.
+        """
+        if not self._start_is_queued:
+            self._queue_start()
+        tries = 0
+        while not self.exhausted and tries < SAMPLER_TRIES:
+            proposal, waited = self._ask()
+            if proposal is not None:
+                return proposal
+            tries += not waited
+        if not self.exhausted:
+            params = self._draw_unseen()
+            self.exhausted = params is None
+            if params is not None:
+                self._enqueue(params, {})
+                return self._ask()[0]
+        return None
+
+    def propose_references(self) -> list[Proposal]:
+        """The space's references that the study does not know yet."""
+        proposals = []
+        for name, config in self._facts.references.items():
+            if reference_id(name) not in self._rows:
+                with quiet_optuna():
+                    trial = self._references.ask()
+                trial.set_user_attr("point", name)
+                self._keep(trial, reference_id(name), config)
+                proposals.append(Proposal(reference_id(name), config, {}, name))
+        return proposals
+
+    def report(self, trial_id: str, epoch: int, value: float) -> None:
+        """The objective after an epoch. An epoch that was reported before, or a trial that has ended, is left alone."""
+        trial = self._trial(trial_id)
+        if not trial.state.is_finished() and epoch not in trial.intermediate_values:
+            self.storage.optuna.set_trial_intermediate_value(trial._trial_id, epoch, float(value))
+
+    def tell(self, trial_id: str, state: str, value: float | None, reason: str | None = None) -> None:
+        """How a trial ended: complete, pruned (its value is that of the last reported epoch) or failed. Telling again
+        changes nothing. A complete trial without a finite value is told as failed."""
+        assert state in TOLD, f"a trial ends as one of {', '.join(TOLD)}, not {state}"
+        trial = self._trial(trial_id)
+        if trial.state.is_finished():
+            return
+        if state == "complete" and (value is None or not math.isfinite(value)):
+            state, reason = "failed", reason or f"{OBJECTIVE} is {value}"
+        if reason is not None:
+            self.storage.optuna.set_trial_user_attr(trial._trial_id, "reason", reason)
+        with quiet_optuna():
+            told = value if state == "complete" else None
+            self._study(trial_id).tell(trial.number, told, state=TOLD[state])
+
+    def unfinished(self) -> list[Proposal]:
+        """Trials that an earlier process had not ended, to be run again under their ids; references first."""
+        return [one for one in self._unfinished if not self._trial(one.trial_id).state.is_finished()]
+
+    def trials(self) -> list[TrialRecord]:
+        """The searched trials in the order of their proposals."""
+        return [record_of(one, False) for one in self._searched.get_trials(deepcopy=False) if is_kept(one)]
+
+    def references(self) -> list[TrialRecord]:
+        return [record_of(one, True) for one in self._references.get_trials(deepcopy=False) if is_kept(one)]
+
+    def best(self) -> TrialRecord | None:
+        """The complete searched trial with the highest value, the earliest of equal ones."""
+        complete = [one for one in self.trials() if one.state == "complete" and one.value is not None]
+        return max(complete, key=lambda one: one.value or 0.0, default=None)
+
+    def close(self) -> None:
+        self.storage.close()
+
+    def _read(self) -> list[Proposal]:
+        """Learn the ids and configs of earlier trials, and end those that a kill left half proposed. The running."""
+        running = []
+        for study, reference in ((self._references, True), (self._searched, False)):
+            for trial in study.get_trials(deepcopy=False):
+                if is_kept(trial):
+                    self._rows[id_of(trial, reference)] = trial._trial_id
+                    if not reference:
+                        self._hashes[trial.user_attrs["config_hash"]] = searched_id(trial.number)
+                    if trial.state == TrialState.RUNNING:
+                        running.append(proposal_of(trial, reference))
+                elif trial.state == TrialState.RUNNING:
+                    study.tell(trial.number, state=TrialState.FAIL)
+        return running
+
+    def _queue_start(self) -> None:
+        """Let Optuna ask for the START points first, once in a study's life."""
+        known = set()
+        for trial in self._searched.get_trials(deepcopy=False):
+            dropped = "duplicate_of" in trial.user_attrs or "invalid" in trial.user_attrs
+            if is_kept(trial) or dropped or trial.state == TrialState.WAITING:
+                known.add(trial.user_attrs.get("point"))
+        for name, params in self._facts.start.items():
+            if name not in known:
+                self._enqueue(params, {"point": name})
+        self._start_is_queued = True
+
+    def _enqueue(self, params: dict[str, Any], attributes: dict[str, Any]) -> None:
+        with quiet_optuna():
+            self._searched.enqueue_trial(params, user_attrs=attributes)
+
+    def _ask(self) -> tuple[Proposal | None, bool]:
+        """A new trial, or None where it was a duplicate or invalid; and whether it had been waiting in the queue."""
+        trials = self._searched.get_trials(deepcopy=False)
+        waiting = [one.number for one in trials if one.state == TrialState.WAITING]
+        number = waiting[0] if waiting else len(trials)
+        self._searched.sampler = make_sampler(self._sampler, self._seed, number)
+        with quiet_optuna():
+            trial = self._searched.ask()
+        assert trial.number == number, f"trial {number} was asked for, got {trial.number}: another process is at work"
+        try:
+            config = self._space.config_of(trial)
+        except ValueError as error:
+            self._drop(trial, "invalid", str(error))
+            if isinstance(error, InvalidCombination):
+                return None, bool(waiting)
+            raise
+        if config.config_hash in self._hashes:
+            self._drop(trial, "duplicate_of", self._hashes[config.config_hash])
+            return None, bool(waiting)
+        self._hashes[config.config_hash] = searched_id(number)
+        self._keep(trial, searched_id(number), config)
+        return Proposal(searched_id(number), config, trial.params, trial.user_attrs.get("point")), bool(waiting)
+
+    def _draw_unseen(self) -> dict[str, Any] | None:
+        """Values of a config that no trial has, drawn in memory; samplers treat dropped trials as if they were not."""
+        number = len(self._searched.get_trials(deepcopy=False))
+        with quiet_optuna():
+            drawn = optuna.create_study(sampler=RandomSampler(seed=draw(self._seed, number)))
+        for _ in range(RANDOM_TRIES):
+            trial = drawn.ask()
+            try:
+                config = self._space.config_of(trial)
+            except InvalidCombination:
+                continue
+            if config.config_hash not in self._hashes:
+                return trial.params
+        return None
+
+    def _keep(self, trial: optuna.Trial, trial_id: str, config: TrialConfig) -> None:
+        trial.set_user_attr("config_hash", config.config_hash)
+        trial.set_user_attr("config", config.to_dict())  # last: it marks a trial that was proposed
+        self._rows[trial_id] = trial._trial_id
+
+    def _drop(self, trial: optuna.Trial, attribute: str, why: str) -> None:
+        trial.set_user_attr(attribute, why)
+        with quiet_optuna():
+            self._searched.tell(trial, state=TrialState.FAIL)
+
+    def _study(self, trial_id: str) -> optuna.Study:
+        return self._references if trial_id.startswith(REFERENCE_PREFIX) else self._searched
+
+    def _trial(self, trial_id: str) -> FrozenTrial:
+        assert trial_id in self._rows, f"trial {trial_id} was never proposed"
+        return self.storage.optuna.get_trial(self._rows[trial_id])
+
+
+def _open(storage: StudyStorage, name: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+    return optuna.create_study(
+        storage=storage.optuna, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
+    )

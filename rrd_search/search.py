@@ -1,0 +1,257 @@
+"""Ray Tune's side of a search: gives it configs, hears what trials report, and tells study, recorder and display."""
+
+import logging
+import os
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import Searcher
+
+from rrd_search.early_stopping import METRIC, SCHEDULERS, SPARED, Sparing
+from rrd_search.optuna_searcher import Proposal, Study
+from rrd_search.progress import Progress, Row
+from rrd_search.record import Recorder
+from rrd_search.students import forget_trial, keep_students
+from trainables.group import Resources
+from trainables.places import Places
+from trainables.trial import Trial
+
+RETRIES = 2  # of a trial whose process died; it goes on from its checkpoint
+CAPACITY_SECONDS = 5.0  # for which the cluster's size is taken as known
+NEVER = "1000000"  # seconds: the study is what a search resumes from, so Tune need not save its own state
+SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": NEVER,
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_MAX_PENDING_TRIALS_PG": "32",  # as many may start at once; the searcher holds back what does not fit
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "1",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How a search is run, beside what it searches."""
+
+    folder: Path
+    places: Places
+    trials: int
+    scheduler: str
+    epochs: int
+    resources: Resources
+    max_concurrent: int | None
+    deadline: float | None  # time.time() at which everything stops
+
+
+class SearchRun:
+    """The driver's knowledge while trials run. Trials of an earlier process come first, then references, then new."""
+
+    def __init__(self, plan: Plan, study: Study, recorder: Recorder, progress: Progress) -> None:
+        self.plan, self.study, self.recorder, self.progress = plan, study, recorder, progress
+        self._waiting = deque([*study.unfinished(), *study.propose_references()])
+        self._proposed = len(study.trials())
+        self._running: dict[str, Proposal] = {}  # by Tune's id, which lives only as long as this process
+        self._capacity, self._capacity_read = 0, 0.0
+        self._seconds: list[float] = []  # that complete trials took
+        self._started: dict[str, float] = {}
+
+    def next(self, tune_id: str) -> dict[str, Any] | str | None:
+        """The Tune config of the next trial; None while there is no room for one; FINISHED after the last."""
+        if self.over() or self._too_late():
+            return str(Searcher.FINISHED)
+        if len(self._running) >= self.capacity():
+            return None
+        if not self._waiting:
+            proposal = self.study.propose() if self._proposed < self.plan.trials else None
+            if proposal is None:
+                return str(Searcher.FINISHED)
+            self._proposed += 1
+            self._waiting.append(proposal)
+        proposal = self._waiting.popleft()
+        self._start(tune_id, proposal)
+        return self._tune_config(proposal)
+
+    def over(self) -> bool:
+        return self.plan.deadline is not None and time.time() >= self.plan.deadline
+
+    def capacity(self) -> int:
+        """How many trials fit on the nodes that are alive, at least one: it makes an autoscaler start a node."""
+        if time.monotonic() - self._capacity_read > CAPACITY_SECONDS:
+            self._capacity = max(1, trials_that_fit(self.plan.resources))
+            self._capacity_read = time.monotonic()
+        capacity = min(self._capacity, self.plan.max_concurrent or self._capacity)
+        self.progress.workers = capacity
+        return capacity
+
+    def heard(self, tune_id: str, result: dict[str, Any]) -> None:
+        """Epochs of a trial. What was heard before, by this process or an earlier one, is not heard again."""
+        proposal = self._running[tune_id]
+        for metrics in result.get("curve", []):
+            epoch = int(metrics["epoch"])
+            self.study.report(proposal.trial_id, epoch, metrics[METRIC])
+            shown = {name: value for name, value in metrics.items() if name != "epoch"}
+            self.recorder.epoch(proposal.trial_id, epoch, shown)
+            self.progress.epoch(proposal.trial_id, epoch, metrics[METRIC])
+
+    def ended(self, tune_id: str, result: dict[str, Any], error: str | None) -> None:
+        """A trial ended: by its last epoch, by the scheduler, or by an error; each is told as what it is."""
+        proposal = self._running.pop(tune_id)
+        epoch, value = int(result.get("epoch", 0)), result.get(METRIC)
+        reason = error or result.get("failed")
+        if reason is not None:
+            state = "failed"
+        else:
+            state = "complete" if epoch >= proposal.config.epochs else "pruned"
+        self.study.tell(proposal.trial_id, state, value if state == "complete" else None, reason)
+        tags = {"rrd.failure": reason} if reason else {}
+        self.recorder.end_trial(proposal.trial_id, state, result.get("summary", {}), tags)
+        if state == "complete":
+            self._seconds.append(time.monotonic() - self._started[proposal.trial_id])
+            keep_students(self.plan.folder, self.study)
+        else:
+            forget_trial(self.plan.folder, proposal.trial_id)
+        if reason:
+            self.progress.say(f"trial {proposal.trial_id} failed: {reason}")
+        self.progress.finished(proposal.trial_id, state, counts=not proposal.reference)
+
+    def _start(self, tune_id: str, proposal: Proposal) -> None:
+        self._running[tune_id] = proposal
+        self._started[proposal.trial_id] = time.monotonic()
+        tags = {"rrd.trial_id": proposal.trial_id, "rrd.config_hash": proposal.config.config_hash}
+        if proposal.point:
+            tags["rrd.point"] = proposal.point
+        self.recorder.start_trial(proposal.trial_id, proposal.params, tags)
+        self.progress.started(Row(proposal.trial_id, proposal.config.epochs, told(proposal.point, proposal.params)))
+
+    def _tune_config(self, proposal: Proposal) -> dict[str, Any]:
+        spared = "reference" if proposal.reference else "point" if proposal.point else ""
+        return {
+            "trial_id": proposal.trial_id,
+            "config": proposal.config.to_dict(),
+            "storage": str(self.plan.places.storage),
+            "data_root": str(self.plan.places.data_root),
+            "folder": str(self.plan.folder),
+            "resources": self.plan.resources.__dict__,
+            SPARED: spared,
+        }
+
+    def _too_late(self) -> bool:
+        """Whether a trial that started now would probably not end before the deadline."""
+        if self.plan.deadline is None or not self._seconds:
+            return False
+        return time.time() + sum(self._seconds) / len(self._seconds) > self.plan.deadline
+
+
+def told(point: str | None, params: dict[str, Any]) -> str:
+    """A trial in a few words: the name of its point, or what it varies."""
+    return point or " ".join(f"{name.split('.')[-1]}={_short(value)}" for name, value in params.items())
+
+
+def _short(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def trials_that_fit(resources: Resources) -> int:
+    """On all nodes that are alive; a worker does not stretch over two nodes."""
+    workers = 0
+    for node in ray.nodes():
+        if node["Alive"]:
+            held = node["Resources"]
+            rooms = [int(held.get("CPU", 0) // resources.cpus_per_worker)]
+            if resources.gpus_per_worker:
+                rooms.append(int(held.get("GPU", 0) / resources.gpus_per_worker + 1e-9))
+            workers += min(rooms)
+    return workers // resources.workers
+
+
+def run_trials(run: SearchRun) -> None:
+    """Run the search's trials to their end on the Ray that is initialised. Returns early at the deadline or Ctrl-C;
+    what was running then goes on at the next start."""
+    os.environ.update(SETTINGS)
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)
+    resources = run.plan.resources
+    request: dict[str, float] = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    if resources.workers > 1:
+        request = {"CPU": 0.01}  # the workers of a TorchTrainer bring their own placement group
+    tuner = tune.Tuner(
+        tune.with_resources(Trial, request),
+        tune_config=tune.TuneConfig(
+            num_samples=-1,
+            search_alg=_Suggest(run),
+            scheduler=Sparing(SCHEDULERS[run.plan.scheduler](run.plan.epochs)),
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(run.plan.folder),
+            callbacks=[_Hear(run)],
+            stop=_Deadline(run),
+            failure_config=tune.FailureConfig(max_failures=RETRIES),
+            verbose=0,
+        ),
+    )
+    tuner.fit()
+
+
+class _Driver:
+    """Tune saves its parts with pickle; these belong to this process and are not saved."""
+
+    run: SearchRun
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Suggest(_Driver, Searcher):
+    def __init__(self, run: SearchRun) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self.run = run
+
+    def suggest(self, trial_id: str) -> Any:
+        return self.run.next(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Heard in the callback, which also learns the error."""
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise AssertionError("a search resumes from its study")
+
+
+class _Hear(_Driver, tune.Callback):
+    def __init__(self, run: SearchRun) -> None:
+        self.run = run
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        self.run.progress.tick()
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: TuneTrial, result: dict[str, Any], **_: Any) -> None:
+        self.run.heard(trial.trial_id, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.run.ended(trial.trial_id, trial.last_result, None)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        error = trial.get_error()
+        said = str(getattr(error, "cause", error)).strip().splitlines() or ["its process died"]
+        self.run.ended(trial.trial_id, trial.last_result, said[-1])
+
+
+class _Deadline(_Driver, tune.Stopper):
+    def __init__(self, run: SearchRun) -> None:
+        self.run = run
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self.run.over()

@@ -1,0 +1,47 @@
+"""search.yaml: what a search was begun with, in its folder, beside its study."""
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainables.teacher import TeacherFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFile:
+    """``space`` is the name or path it was loaded by; ``teacher`` holds ``weights``, ``trained_here`` and
+    ``val_accuracy``; ``trials`` is how many were asked for last."""
+
+    space: str
+    trials: int
+    sampler: str
+    scheduler: str
+    seed: int
+    data_root: str
+    teacher: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        draft = folder / f".search.yaml.{os.getpid()}"
+        draft.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
+        os.replace(draft, folder / "search.yaml")
+
+
+def read_search_file(folder: Path) -> SearchFile | None:
+    """What the folder's search was begun with; None where none was begun. ValueError for a damaged file."""
+    path = folder / "search.yaml"
+    if not path.is_file():
+        return None
+    try:
+        return SearchFile(**yaml.safe_load(path.read_text()))
+    except (OSError, yaml.YAMLError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+
+
+def teacher_facts(teacher: TeacherFile | None) -> dict[str, Any]:
+    if teacher is None:
+        return {}
+    return {"weights": teacher.weights, "trained_here": teacher.trained_here, "val_accuracy": teacher.val_accuracy}

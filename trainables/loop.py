@@ -1,0 +1,143 @@
+"""Training and evaluation in plain PyTorch: an epoch of a distiller, and the accuracy of a student."""
+
+import math
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainables.config import OptimizerConfig, ScheduleConfig, TrialConfig
+from trainables.distiller import Distiller
+from trainables.outputs import Batch, Outputs
+
+Teacher = Callable[[Batch], Outputs]
+
+SHOWN_AS = {"loss": "train_loss", "ce": "train_ce", "kd": "train_kd", "rrd_kl": "train_rrd_kl"}
+
+
+class Training:
+    """A distiller in training: its optimizer, and how many epochs it has behind it.
+
+    Where torch.distributed runs, every rank holds one of these and gradients are averaged over the ranks. Batch norm
+    is synchronised on CUDA; elsewhere it normalises over a rank's own slice, and its running statistics are averaged
+    at the end of an epoch.
+    """
+
+    def __init__(self, config: TrialConfig, distiller: Distiller, device: torch.device) -> None:
+        self.config = config
+        self.device = device
+        self.epoch = 0  # epochs done
+        self.distributed = world_size() > 1
+        if self.distributed and device.type == "cuda":
+            distiller = nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
+        self.distiller = distiller.to(device=device, memory_format=torch.channels_last)
+        self.optimizer = make_optimizer(config.optimizer, self.distiller)
+        self._forward: nn.Module = self.distiller
+        if self.distributed:
+            ids = [device.index] if device.type == "cuda" else None
+            self._forward = nn.parallel.DistributedDataParallel(self.distiller, device_ids=ids, broadcast_buffers=False)
+
+    def train_epoch(self, batches: Iterable[Batch], teacher: Teacher) -> dict[str, float]:
+        """Train one epoch; means over its steps and ranks by the metrics' names. The only sync is at its end."""
+        self.epoch += 1
+        self.distiller.train()
+        set_learning_rate(self.optimizer, self.config, self.epoch)
+        sums: dict[str, Tensor] = {}
+        started, steps, images = time.perf_counter(), 0, 0
+        for batch in batches:
+            terms = self._step(batch, teacher)
+            for name, term in terms.items():
+                sums[name] = sums[name] + term if name in sums else term.clone()
+            steps += 1
+            images += len(batch.labels)
+        if self.distributed:
+            _average_running_statistics(self.distiller)
+        means = (sum_over_ranks(torch.stack(list(sums.values())).double()) / (steps * world_size())).tolist()
+        metrics = {SHOWN_AS.get(name, name): mean for name, mean in zip(sums, means, strict=True)}
+        metrics["images_per_second"] = images * world_size() / (time.perf_counter() - started)
+        return metrics
+
+    def _step(self, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
+        batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
+        with autocast(self.config.precision, self.device):
+            says = teacher(batch) if self.distiller.needs_teacher else None
+            terms: dict[str, Tensor] = self._forward(batch, says)
+        self.optimizer.zero_grad(set_to_none=True)
+        terms["loss"].backward()
+        self.optimizer.step()
+        return {name: term.detach() for name, term in terms.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that training goes on from: weights, batch norm statistics, queue, momentum, epochs done."""
+        distiller, optimizer = self.distiller.state_dict(), self.optimizer.state_dict()
+        return {"epoch": self.epoch, "distiller": distiller, "optimizer": optimizer}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.epoch = state["epoch"]
+        self.distiller.load_state_dict(state["distiller"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.SGD:
+    """Weight decay falls on everything that is trained, batch norm and biases included, as in the papers."""
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    rates = {"lr": config.learning_rate, "momentum": config.momentum, "nesterov": config.nesterov}
+    return torch.optim.SGD(trained, **rates, weight_decay=config.weight_decay)
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrialConfig, epoch: int) -> None:
+    rate = config.optimizer.learning_rate * rate_factor(config.schedule, epoch, config.epochs)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+def rate_factor(schedule: ScheduleConfig, epoch: int, epochs: int) -> float:
+    """What the learning rate is multiplied by in ``epoch``, counted from 1."""
+    if schedule.kind == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * (epoch - 1) / epochs))
+    passed = sum(epoch > milestone * epochs for milestone in schedule.milestones)
+    return schedule.factor**passed
+
+
+@torch.inference_mode()
+def evaluate(student: nn.Module, batches: Iterable[Batch], precision: str) -> dict[str, float]:
+    """Top-1 and top-5 accuracy (fractions) and mean cross-entropy over all images of all ranks' batches."""
+    student.eval()
+    sums = None
+    for batch in batches:
+        with autocast(precision, batch.images.device):
+            logits = student(batch.images.contiguous(memory_format=torch.channels_last)).logits.float()  # [B, C]
+        top = logits.topk(min(5, logits.shape[1]), dim=1).indices == batch.labels[:, None]  # [B, 5]
+        loss = F.cross_entropy(logits, batch.labels, reduction="sum")
+        counts = [top[:, 0].sum(), top.sum(), loss, loss.new_tensor(len(logits))]
+        counted = torch.stack([count.double() for count in counts])
+        sums = counted if sums is None else sums + counted
+    if sums is None:  # a rank without images still takes part in the sum
+        sums = torch.zeros(4, dtype=torch.float64, device=next(student.parameters()).device)
+    first, five, total, images = sum_over_ranks(sums).tolist()
+    return {"val_accuracy": first / images, "val_accuracy_top5": five / images, "val_loss": total / images}
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def world_size() -> int:
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def sum_over_ranks(values: Tensor) -> Tensor:
+    if world_size() > 1:
+        dist.all_reduce(values)
+    return values
+
+
+def _average_running_statistics(module: nn.Module) -> None:
+    for name, buffer in module.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            dist.all_reduce(buffer)
+            buffer /= world_size()

@@ -1,0 +1,15 @@
+"""Where the processes of a trial find files. Not part of a TrialConfig: another place gives the same result."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """``storage`` holds what is made here (decoded images, teachers, searches), ``data_root`` the downloaded datasets.
+
+    Both must be the same folder on every machine that trains.
+    """
+
+    storage: Path
+    data_root: Path

@@ -1,0 +1,157 @@
+"""The frozen network: loaded from a checkpoint or trained here once, kept in the storage folder, served to trials."""
+
+import dataclasses
+import os
+from collections.abc import Generator, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import yaml
+from filelock import FileLock
+from torch import Tensor, nn
+
+from trainables.config import RRD, OptimizerConfig, ScheduleConfig, TrialConfig
+from trainables.data.batches import Batches
+from trainables.data.parts import Training as TrainingImages
+from trainables.data.parts import load_training
+from trainables.distiller import Distiller
+from trainables.loop import Training, autocast, evaluate
+from trainables.outputs import Batch, Outputs
+from trainables.places import Places
+from trainables.weights import load_network, save_weights, weights_hash
+
+EVALUATION_BATCH = 512
+SLOWER = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # the papers train these with a rate of 0.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherFile:
+    """A teacher in the storage folder. One that was trained here has seen neither held-out nor test images."""
+
+    path: Path
+    weights: str  # content hash
+    trained_here: bool
+    val_accuracy: float  # on the held-out images, a fraction; nan without held-out images
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherProgress:
+    epoch: int
+    epochs: int
+    val_accuracy: float
+
+
+class LiveTeacher:
+    """Computes the teacher's outputs for each batch, without gradients, its batch norm frozen."""
+
+    def __init__(self, network: nn.Module, precision: str, device: torch.device) -> None:
+        self.network = network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+        self.precision = precision
+        self.device = device
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch) -> Outputs:
+        with autocast(self.precision, self.device):
+            says: Outputs = self.network(batch.images.contiguous(memory_format=torch.channels_last))
+        return says
+
+    def embeddings(self, batches: Iterable[Batch]) -> Tensor:
+        """Of all images of these batches, [N, D] float32."""
+        return torch.cat([self(batch).embedding.float() for batch in batches])
+
+
+def no_teacher(batch: Batch) -> Outputs:
+    """Stands where a student is trained alone."""
+    raise AssertionError("a trial without distillation asked its teacher")
+
+
+def stored_teacher(config: TrialConfig, storage: Path) -> Path:
+    """Where the teacher with the config's hash lies. ValueError where it does not."""
+    path = storage / "teachers" / f"{config.teacher.architecture}-{config.teacher.weights}.safetensors"
+    if not path.is_file():
+        raise ValueError(f"{path}: no such teacher; give its checkpoint with --teacher-checkpoint")
+    return path
+
+
+def load_teacher(config: TrialConfig, places: Places, checkpoint: Path) -> TeacherFile:
+    """Check a checkpoint against the config and its data, and copy its weights into the storage folder."""
+    images = load_training(config.data, places.storage, places.data_root)
+    network = load_network(checkpoint, config.teacher.architecture, len(images.part.classes))
+    weights = weights_hash(network.state_dict())
+    if config.teacher.weights not in (None, weights):
+        raise ValueError(f"{checkpoint}: its weights are {weights}, teacher.weights asks for {config.teacher.weights}")
+    path = _store(network, config.teacher.architecture, weights, places.storage)
+    accuracy = _accuracy(network, Batches(images.part, config.data), images.held_out_ids)
+    return TeacherFile(path=path, weights=weights, trained_here=False, val_accuracy=accuracy)
+
+
+def make_teacher(config: TrialConfig, places: Places, device: torch.device) -> Iterator[TeacherProgress | TeacherFile]:
+    """Train the config's teacher, or find it trained by an earlier search; the last thing yielded is its file."""
+    recipe = teacher_recipe(config)
+    images = load_training(config.data, places.storage, places.data_root)
+    note = places.storage / "teachers" / f"{recipe.config_hash}-{images.part.sha256[:16]}.yaml"
+    note.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(note.with_suffix(".lock")):
+        if not note.is_file():
+            trained = Training(recipe, Distiller(recipe, len(images.part.classes)), device)
+            accuracy = yield from _train(trained, images)
+            weights = weights_hash(trained.distiller.student.state_dict())
+            _store(trained.distiller.student, config.teacher.architecture, weights, places.storage)
+            _write(note, {"weights": weights, "val_accuracy": accuracy, "recipe": recipe.to_dict()})
+    known = yaml.safe_load(note.read_text())
+    path = stored_teacher(with_weights(config, known["weights"]), places.storage)
+    yield TeacherFile(path=path, weights=known["weights"], trained_here=True, val_accuracy=known["val_accuracy"])
+
+
+def with_weights(config: TrialConfig, weights: str) -> TrialConfig:
+    return dataclasses.replace(config, teacher=dataclasses.replace(config.teacher, weights=weights))
+
+
+def teacher_recipe(config: TrialConfig) -> TrialConfig:
+    """How the config's teacher is trained: as a student alone, by the papers' recipe, on the same training images."""
+    rate = 0.01 if config.teacher.architecture in SLOWER else 0.05
+    return TrialConfig(
+        data=dataclasses.replace(
+            config.data, schedule_seed=config.teacher.seed
+        ),  # one teacher for searches of any seed
+        student=config.teacher.architecture,
+        loss=RRD.Config(weight=0),
+        optimizer=OptimizerConfig(learning_rate=rate),
+        schedule=ScheduleConfig(),
+        batch_size=64,
+        epochs=config.teacher.epochs,
+        seed=config.teacher.seed,
+    )
+
+
+def _train(training: Training, images: TrainingImages) -> Generator[TeacherProgress, None, float]:
+    recipe = training.config
+    batches = Batches(images.part, recipe.data, images.train_ids, training.device)
+    accuracy = float("nan")
+    while training.epoch < recipe.epochs:
+        training.train_epoch(batches.epoch(training.epoch + 1, recipe.batch_size), no_teacher)
+        accuracy = _accuracy(training.distiller.student, batches, images.held_out_ids)
+        yield TeacherProgress(epoch=training.epoch, epochs=recipe.epochs, val_accuracy=accuracy)
+    return accuracy
+
+
+def _accuracy(network: nn.Module, batches: Batches, held_out_ids: np.ndarray) -> float:
+    """On the held-out images, a fraction; nan without any."""
+    if not len(held_out_ids):
+        return float("nan")
+    return evaluate(network, batches.unaugmented(held_out_ids, EVALUATION_BATCH), "float32")["val_accuracy"]
+
+
+def _store(network: nn.Module, architecture: str, weights: str, storage: Path) -> Path:
+    path = storage / "teachers" / f"{architecture}-{weights}.safetensors"
+    if not path.is_file():
+        save_weights(network.state_dict(), path)
+    return path
+
+
+def _write(path: Path, content: dict[str, object]) -> None:
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(yaml.safe_dump(content, sort_keys=False))
+    os.replace(draft, path)

@@ -1,0 +1,114 @@
+"""One TrialConfig as a Tune Trainable, on one worker in this process or on many, and ``run`` for use without Tune."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from ray import tune
+
+from trainables.config import TrialConfig
+from trainables.group import Group, Resources
+from trainables.places import Places
+from trainables.worker import Materials, Report, Task, Worker, finished_report
+
+
+class Inline:
+    """A trial on one worker, in this process."""
+
+    def __init__(self, task: Task, resources: Resources, materials: Materials | None = None) -> None:
+        device = torch.device("cuda", 0) if resources.gpus_per_worker else torch.device("cpu")
+        if device.type == "cpu":
+            torch.set_num_threads(resources.cpus_per_worker)
+        self.worker = Worker(task, device, materials)
+
+    def next_epoch(self) -> Report | None:
+        """Train one epoch; None when there is none left."""
+        if self.worker.finished:
+            return None
+        self.worker.epoch()
+        if self.worker.finished:
+            self.worker.finish()
+        return self.worker.report()
+
+    def stop(self) -> None:
+        """Nothing else runs, and the last checkpoint lies in the trial's folder."""
+
+
+def run(task: Task, resources: Resources) -> Iterator[Report]:
+    """Train a config from its last checkpoint to its end, epoch by epoch; the metrics of each, and a ``summary``.
+
+    Students and result lie in the task's folder afterwards. More than one worker needs a running Ray.
+    """
+    trial = Inline(task, resources) if resources.workers == 1 else Group(task, resources)
+    try:
+        while (report := trial.next_epoch()) is not None:
+            yield report
+    finally:
+        trial.stop()
+
+
+class Trial(tune.Trainable):
+    """What Tune runs. Its config: ``trial_id``, ``config`` (a plain TrialConfig), ``storage``, ``data_root``,
+    ``folder`` (of the search), ``resources``. A class, because Tune awaits the end of a class and not of a function.
+    """
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.running: Inline | Group | None = None
+        self.materials: Materials | None = None
+        self.plan = config
+
+    def step(self) -> dict[str, Any]:
+        """The next epoch. A config or data that cannot be trained ends the trial as ``failed``, without a retry."""
+        try:
+            return self._next_epoch()
+        except ValueError as error:
+            return {"epoch": 0, "val_accuracy": float("nan"), "failed": str(error), "done": True}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next trial in the same process: images and teacher stay where they are."""
+        self.cleanup()
+        self.plan = new_config
+        return True
+
+    def cleanup(self) -> None:
+        """Leave nothing running of a trial that was stopped."""
+        if self.running is not None:
+            self.running.stop()
+        self.running = None
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """A trial keeps its own checkpoints, in its folder."""
+        return {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """See ``save_checkpoint``."""
+
+    def _next_epoch(self) -> dict[str, Any]:
+        task = self._task()
+        if self.running is None:
+            if (known := finished_report(task.folder)) is not None:  # the driver died before it heard of it
+                return self._result(known)
+            self.running = self._start(task)
+        report = self.running.next_epoch()
+        assert report is not None, "a trial is asked for epochs only while it has some"
+        return self._result(report)
+
+    def _start(self, task: Task) -> Inline | Group:
+        resources = Resources(**self.plan["resources"])
+        if resources.workers > 1:
+            return Group(task, resources)
+        trial = Inline(task, resources, self.materials)
+        self.materials = trial.worker.materials
+        return trial
+
+    def _task(self) -> Task:
+        places = Places(storage=Path(self.plan["storage"]), data_root=Path(self.plan["data_root"]))
+        folder = Path(self.plan["folder"]) / "trials" / self.plan["trial_id"]
+        return Task(config=TrialConfig.from_dict(self.plan["config"]), places=places, folder=folder)
+
+    def _result(self, report: Report) -> dict[str, Any]:
+        if not math.isfinite(report["train_loss"]):
+            return {**report, "failed": f"the training loss diverged in epoch {report['epoch']}", "done": True}
+        return {**report, "done": report["epoch"] >= self.plan["config"]["epochs"]}
