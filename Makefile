@@ -1,5 +1,6 @@
 # Two commands do all the set-up: `make tune` and `make test` install what is missing, then run.
 PYTHON ?= python3
+STORAGE ?= runs
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
@@ -18,8 +19,8 @@ lint: install  ## style, types, import order
 	$(BIN)/lint-imports --no-cache
 
 ui: install  ## browse the recorded searches on http://127.0.0.1:5000
-	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///runs/mlflow.db \
-	    --artifacts-destination runs/mlartifacts
+	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(STORAGE)/mlflow.db \
+	    --artifacts-destination $(STORAGE)/mlartifacts
 
 install: $(INSTALLED)
 

@@ -52,10 +52,12 @@ def log_champion(tracking_uri: str, search: str, champion: Champion) -> str:
     Waits for MLflow. Repeatable: the same student twice changes nothing, and a step that was cut off is made whole.
     RuntimeError, in one line, when MLflow does not take it.
     """
+    import mlflow
     from mlflow.exceptions import MlflowException
 
     assert len(champion.input_example) >= 2, "the input example must hold 2 images or more"
     try:
+        mlflow.set_tracking_uri(tracking_uri)  # the registry looks a model's address up there, not at the client's
         client = quiet_client(tracking_uri)
         version = _registered(client, champion) or _register(client, search, champion)
         client.set_registered_model_alias(champion.name, ALIAS, version.version)

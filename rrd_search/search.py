@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
+from rrd_search.cluster import Cluster, workers_that_fit
 from rrd_search.early_stopping import METRIC, SCHEDULERS, SPARED, Sparing
 from rrd_search.optuna_searcher import Proposal, Study
 from rrd_search.progress import Progress, Row
@@ -52,8 +52,9 @@ class Plan:
 class SearchRun:
     """The driver's knowledge while trials run. Trials of an earlier process come first, then references, then new."""
 
-    def __init__(self, plan: Plan, study: Study, recorder: Recorder, progress: Progress) -> None:
+    def __init__(self, plan: Plan, study: Study, recorder: Recorder, progress: Progress, cluster: Cluster) -> None:
         self.plan, self.study, self.recorder, self.progress = plan, study, recorder, progress
+        self.cluster = cluster
         self._waiting = deque([*study.unfinished(), *study.propose_references()])
         self._proposed = len(study.trials())
         self._running: dict[str, Proposal] = {}  # by Tune's id, which lives only as long as this process
@@ -83,7 +84,8 @@ class SearchRun:
     def capacity(self) -> int:
         """How many trials fit on the nodes that are alive, at least one: it makes an autoscaler start a node."""
         if time.monotonic() - self._capacity_read > CAPACITY_SECONDS:
-            self._capacity = max(1, trials_that_fit(self.plan.resources))
+            workers = workers_that_fit(self.plan.resources, self.cluster.nodes())
+            self._capacity = max(1, workers // self.plan.resources.workers)
             self._capacity_read = time.monotonic()
         capacity = min(self._capacity, self.plan.max_concurrent or self._capacity)
         self.progress.workers = capacity
@@ -157,19 +159,6 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def trials_that_fit(resources: Resources) -> int:
-    """On all nodes that are alive; a worker does not stretch over two nodes."""
-    workers = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            held = node["Resources"]
-            rooms = [int(held.get("CPU", 0) // resources.cpus_per_worker)]
-            if resources.gpus_per_worker:
-                rooms.append(int(held.get("GPU", 0) / resources.gpus_per_worker + 1e-9))
-            workers += min(rooms)
-    return workers // resources.workers
-
-
 def run_trials(run: SearchRun) -> None:
     """Run the search's trials to their end on the Ray that is initialised. Returns early at the deadline or Ctrl-C;
     what was running then goes on at the next start."""
@@ -178,7 +167,7 @@ def run_trials(run: SearchRun) -> None:
     resources = run.plan.resources
     request: dict[str, float] = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
     if resources.workers > 1:
-        request = {"CPU": 0.01}  # the workers of a TorchTrainer bring their own placement group
+        request = {"CPU": 0}  # the workers of a TorchTrainer bring their own placement group
     tuner = tune.Tuner(
         tune.with_resources(Trial, request),
         tune_config=tune.TuneConfig(

@@ -28,6 +28,11 @@ class Proposal:
     params: dict[str, Any]
     point: str | None
 
+    @property
+    def reference(self) -> bool:
+        """Whether it runs beside the search, outside of its space."""
+        return self.trial_id.startswith(REFERENCE_PREFIX)
+
 
 @dataclass(frozen=True)
 class TrialRecord:

@@ -1,49 +1,35 @@
 """python -m rrd_search.tune [SPACE]: start, resume or extend a search."""
 
-import argparse
-import os
-import re
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
-
-import torch
-import yaml
-from filelock import FileLock, Timeout
 from rich.console import Console
 
-from rrd_search.command import Parser, amount, run_command, whole
-from rrd_search.optuna_searcher import Study
-from rrd_search.progress import Progress, percent
-from rrd_search.record import Recorder
-from rrd_search.results import show_results
-from rrd_search.samplers import SAMPLERS
-from rrd_search.search_file import SearchFile, read_search_file, teacher_facts
-from rrd_search.space import Space, load_space
-from rrd_search.tracking import check_tracking_uri
-from trainables.config import TrialConfig
-from trainables.data.parts import load_training
-from trainables.places import Places
-from trainables.teacher import TeacherFile, TeacherProgress, load_teacher, make_teacher, stored_teacher
-
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-SCHEDULERS = ("asha", "hyperband", "median", "none")  # of early_stopping.py, which takes Ray's seconds to import
-RECORDER_SECONDS = 60.0  # for what is not yet recorded, at the end
-FLAGS = {"data": "data.name", "teacher": "teacher.architecture", "student": "student", "epochs": "epochs"}
+from rrd_search.begun import check_begun, close, finished, open_study, with_teacher
+from rrd_search.command import run_command
+from rrd_search.request import Request, held, parser, read_request
+from rrd_search.search_file import read_search_file
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
-    space = load_space(options.space).with_values(chosen_values(options))
-    name = options.name or space.name
-    if not NAME.fullmatch(name):
-        raise ValueError(f"--name must be letters, digits, '.', '_' and '-', at most 100, got {name!r}")
-    places = Places(storage=writable(options.storage), data_root=Path(options.data_root).absolute())
-    uri = options.mlflow_uri or f"sqlite:///{places.storage / 'mlflow.db'}"
-    check_tracking_uri(uri)
-    folder = places.storage / name
-    with held(folder):
-        return search(options, space, places, uri)
+    request = read_request(parser().parse_args(arguments))
+    with held(request.folder):
+        return search(request, Console())
+
+
+def search(request: Request, console: Console) -> int:
+    """Start, resume or extend; or show the results, where the search is finished already."""
+    known, space, study = read_search_file(request.folder), request.space, None
+    trials = request.options.trials or (known.trials if known else space.trials)
+    if known is not None:
+        check_begun(known, request.options)
+        space = with_teacher(space, known.teacher)
+        study = open_study(request, space)
+        if finished(study, space, trials):
+            console.print(f"The search {request.name} is finished; more --trials extend it.", highlight=False)
+            close(console, request, study, known.teacher)
+            return 0
+    from rrd_search.launch import Launch  # Ray takes seconds to import
+
+    return Launch(request, space, study, trials, console).run()
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,61 @@
+"""A search that was begun: whether the request goes on with it, whether it is finished, and how it closes."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from rrd_search.optuna_searcher import Study
+from rrd_search.request import Request
+from rrd_search.results import show_results
+from rrd_search.search_file import SearchFile
+from rrd_search.space import Space
+
+
+def check_begun(known: SearchFile, options: argparse.Namespace) -> None:
+    """ValueError where a search is to go on with another sampler or seed than it was begun with."""
+    for flag in ("sampler", "seed"):
+        if getattr(known, flag) != getattr(options, flag):
+            rule = f"{getattr(known, flag)}, as the search was begun with; another --name starts another search"
+            raise ValueError(f"--{flag} must be {rule}, got {getattr(options, flag)}")
+
+
+def open_study(request: Request, space: Space) -> Study:
+    """ValueError where the study was begun with another space."""
+    url = f"sqlite:///{request.folder / 'study.db'}"
+    study = Study(url, request.name, space, request.options.sampler, request.options.seed)
+    if changes := study.space_changes():
+        raise ValueError(
+            f"search {request.name} was begun with other values of {', '.join(changes)}; "
+            "give them as before, or another --name"
+        )
+    return study
+
+
+def with_teacher(space: Space, teacher: dict[str, Any]) -> Space:
+    return space.with_values({"teacher.weights": teacher["weights"]}) if teacher else space
+
+
+def finished(study: Study, space: Space, trials: int) -> bool:
+    """Whether all trials that are asked for have ended, and all references."""
+    ended = sum(trial.state != "running" for trial in study.trials())
+    references = sum(trial.state != "running" for trial in study.references())
+    return not study.unfinished() and ended >= trials and references >= len(space.check().references)
+
+
+def close(console: Console, request: Request, study: Study, teacher: dict[str, Any]) -> None:
+    """The tables, where to look, and what to do next."""
+    show_results(console, request.name, study, teacher)
+    own = request.mlflow_uri.startswith("sqlite:")
+    where = f"make ui STORAGE={shown(request.places.storage)}" if own else request.mlflow_uri
+    console.print(f"look:  {where}   (experiment {request.name})", highlight=False)
+    if study.best() is not None:
+        storage = shown(request.places.storage)
+        command = f"python -m rrd_search.export --name {request.name} --storage {storage} --output best"
+        console.print(f"next:  {command}\n       python -m rrd_search.train best", highlight=False)
+
+
+def shown(path: Path) -> Path:
+    """Relative to where the user stands, if it lies below."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

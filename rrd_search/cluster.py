@@ -1,0 +1,89 @@
+"""The Ray that a search runs on: this machine's own, or a running cluster; and what fits on its nodes."""
+
+import os
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import ray
+import torch
+
+from trainables.group import Resources
+
+OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
+
+
+class Cluster:
+    """Started on entry, left (and, where it is this machine's own, ended) on exit.
+
+    Ray's token authentication stays as it is, and on this machine alone everything listens on loopback or is guarded
+    by the token. ValueError where no cluster answers at ``address``.
+    """
+
+    def __init__(self, address: str | None) -> None:
+        self.address = address
+
+    def __enter__(self) -> Self:
+        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+        if self.address is None:
+            options |= {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
+            options |= {"object_store_memory": OBJECT_STORE_BYTES}
+        else:
+            options |= {"address": self.address}
+        try:
+            ray.init(**options)
+        except (ConnectionError, ValueError, TimeoutError) as error:
+            raise ValueError(f"--address {self.address}: no Ray cluster answers there ({_line(error)})") from error
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        ray.shutdown()
+
+    def nodes(self) -> list[dict[str, float]]:
+        """What each node that is alive holds."""
+        return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+    def startable(self) -> list[dict[str, float]]:
+        """What a node of each type holds that an autoscaler could start."""
+        config = ray._private.state.state.get_cluster_config()
+        return [dict(group.resources) for group in config.node_group_configs] if config else []
+
+
+def this_machine() -> dict[str, float]:
+    return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
+
+
+def settled(workers: int, cpus: int, gpus: float | None, nodes: list[dict[str, float]]) -> Resources:
+    """A trial's resources; where nothing is said of GPUs, one a worker where a node has some."""
+    if gpus is None:
+        gpus = 1.0 if any(node.get("GPU") for node in nodes) else 0.0
+    return Resources(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus)
+
+
+def check_fits(resources: Resources, nodes: list[dict[str, float]], where: str) -> None:
+    """ValueError where a trial fits on no node: a worker does not stretch over two, and on this machine all must fit."""
+    for kind, flag, each in (
+        ("CPU", "--cpus-per-worker", resources.cpus_per_worker),
+        ("GPU", "--gpus-per-worker", resources.gpus_per_worker),
+    ):
+        most = max((node.get(kind, 0) for node in nodes), default=0)
+        wanted = each * (resources.workers if len(nodes) == 1 else 1)
+        if wanted > most:
+            a_trial = f"a trial of {resources.workers} workers takes {wanted:g} {kind}s"
+            raise ValueError(f"{flag} {each:g}: {a_trial}, {where} has at most {most:g} on a node")
+
+
+def workers_that_fit(resources: Resources, nodes: list[dict[str, float]]) -> int:
+    """On these nodes together."""
+    return sum(_on(resources, node) for node in nodes)
+
+
+def _on(resources: Resources, node: Mapping[str, float]) -> int:
+    rooms = [int(node.get("CPU", 0) // resources.cpus_per_worker)]
+    if resources.gpus_per_worker:
+        rooms.append(int(node.get("GPU", 0) / resources.gpus_per_worker + 1e-9))  # 1 / 0.1 is less than 10
+    return min(rooms)
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]

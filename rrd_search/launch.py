@@ -1,0 +1,168 @@
+"""From a checked request to the closing tables: data, teacher, cluster, trials, champion."""
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import ray
+import torch
+from rich.console import Console
+
+from rrd_search.begun import close, finished, open_study, with_teacher
+from rrd_search.cluster import Cluster, check_fits, settled, this_machine
+from rrd_search.command import INTERRUPTED
+from rrd_search.optuna_searcher import Study
+from rrd_search.progress import Progress, percent
+from rrd_search.record import Recorder
+from rrd_search.request import Request
+from rrd_search.search import Plan, SearchRun, run_trials
+from rrd_search.search_file import SearchFile, teacher_facts
+from rrd_search.space import Space
+from trainables.config import TrialConfig
+from trainables.data.parts import load_training
+from trainables.group import Resources
+from trainables.places import Places
+from trainables.teacher import TeacherFile, TeacherProgress, load_teacher, make_teacher
+
+RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
+
+
+class Launch:
+    """One run of the driver. ``study`` is None where the search was not begun yet."""
+
+    def __init__(self, request: Request, space: Space, study: Study | None, trials: int, console: Console) -> None:
+        self.request, self.space, self.study = request, space, study
+        self.trials, self.console = trials, console
+        self.options = request.options
+        self.started = time.time()
+
+    def run(self) -> int:
+        """Run what is left of the search. The exit code: that of Ctrl-C where trials are left, else 0."""
+        self._say_what()
+        cluster = Cluster(self.options.address)
+        with contextlib.ExitStack() as stack:
+            if self.options.address is None:  # everything about it is known before Ray is started
+                resources = self._resources([this_machine()], "this machine")
+                teacher = self._teacher(resources)
+                self.console.print("starting Ray ...")
+                stack.enter_context(cluster)
+            else:
+                stack.enter_context(cluster)
+                resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
+                teacher = self._teacher(resources)
+            facts = teacher_facts(teacher)
+            self.space = with_teacher(self.space, facts)
+            self.study = study = self.study or open_study(self.request, self.space)
+            self._search_file(facts).write(self.request.folder)
+            recorder = Recorder(self.request.folder, self.request.mlflow_uri, self.request.name)
+            recorder.start_search(*self._recorded(facts))
+            self._trials(study, recorder, resources, cluster)
+        return self._end(study, recorder, facts)
+
+    def _say_what(self) -> None:
+        base, places = self.space.base, self.request.places
+        images = load_training(base.data, places.storage, places.data_root)
+        self.console.print(
+            f"{self.request.name}: {base.teacher.architecture} teaches {base.student} on {base.data.name} "
+            f"({len(images.part.classes)} classes, {len(images.train_ids)} images train, "
+            f"{len(images.held_out_ids)} are held out); all results in {self.request.folder}",
+            highlight=False,
+            soft_wrap=True,
+        )
+        if pinned := self.space.check().pinned:
+            self.console.print(f"pinned, not searched: {', '.join(pinned)}", highlight=False)
+
+    def _resources(self, nodes: list[dict[str, float]], where: str) -> Resources:
+        options = self.options
+        resources = settled(options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker, nodes)
+        check_fits(resources, nodes, where)
+        return resources
+
+    def _teacher(self, resources: Resources) -> TeacherFile | None:
+        """The base's teacher, from its checkpoint, from the storage, or trained now."""
+        base, places = self.space.base, self.request.places
+        if self.options.teacher_checkpoint is not None:
+            return load_teacher(base, places, self.options.teacher_checkpoint)
+        found = None
+        for said in self._make_teacher(base, places, resources):
+            if isinstance(said, TeacherProgress):
+                self._say_teacher(said)
+            else:
+                found = said
+        return found
+
+    def _make_teacher(
+        self, base: TrialConfig, places: Places, resources: Resources
+    ) -> Iterator[TeacherProgress | TeacherFile]:
+        if self.options.address is None:
+            yield from make_teacher(base, places, torch.device("cuda" if resources.gpus_per_worker else "cpu"))
+            return
+        task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=min(resources.gpus_per_worker, 1))
+        for said in task(_make_teacher_there).remote(base, places):
+            yield ray.get(said)
+
+    def _say_teacher(self, said: TeacherProgress) -> None:
+        line = f"training the teacher: epoch {said.epoch}/{said.epochs}, {percent(said.val_accuracy)} held-out"
+        end = "\r" if self.console.is_terminal and said.epoch < said.epochs else "\n"
+        self.console.print(line, end=end, highlight=False)
+
+    def _search_file(self, teacher: dict[str, Any]) -> SearchFile:
+        options = self.options
+        return SearchFile(
+            space=options.space,
+            trials=self.trials,
+            sampler=options.sampler,
+            scheduler=options.scheduler,
+            seed=options.seed,
+            data_root=str(self.request.places.data_root),
+            teacher=teacher,
+        )
+
+    def _recorded(self, teacher: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """The parent run's params, which are what is fixed, and its tags."""
+        searched = self.space.check().searched
+        params = {name: value for name, value in self.space.base.flat().items() if name not in searched}
+        tags = {"rrd.space": self.options.space, "rrd.sampler": self.options.sampler, "rrd.trials": str(self.trials)}
+        tags |= {"rrd.scheduler": self.options.scheduler, "rrd.seed": str(self.options.seed)}
+        return params, tags | {f"rrd.teacher_{name}": str(value) for name, value in teacher.items()}
+
+    def _trials(self, study: Study, recorder: Recorder, resources: Resources, cluster: Cluster) -> None:
+        hours = self.options.hours
+        plan = Plan(
+            folder=self.request.folder,
+            places=self.request.places,
+            trials=self.trials,
+            scheduler=self.options.scheduler,
+            epochs=self.space.base.epochs,
+            resources=resources,
+            max_concurrent=self.options.max_concurrent,
+            deadline=self.started + 3600 * hours if hours else None,
+        )
+        known = [*study.trials(), *study.references()]
+        done = sum(trial.state != "running" for trial in known)
+        best = study.best()
+        total = self.trials + len(self.space.check().references)
+        name = self.request.name
+        with Progress(self.console, name=name, total=total, done=done, best=best.value if best else None) as progress:
+            run_trials(SearchRun(plan, study, recorder, progress, cluster))
+
+    def _end(self, study: Study, recorder: Recorder, teacher: dict[str, Any]) -> int:
+        whole = finished(study, self.space, self.trials) or study.exhausted
+        best = study.best()
+        metrics = {"best_final_val_accuracy": best.value} if best and best.value is not None else {}
+        recorder.end_search(
+            metrics, {"rrd.best_trial": best.trial_id} if best else {}, "complete" if whole else "stopped"
+        )
+        if missing := recorder.close(RECORDER_SECONDS):
+            self.console.print(missing, markup=False, highlight=False)
+        close(self.console, self.request, study, teacher)
+        if whole:
+            return 0
+        self.console.print("\nThe search is not finished. The same command goes on with it.", highlight=False)
+        return 0 if self.options.hours else INTERRUPTED
+
+
+def _make_teacher_there(base: TrialConfig, places: Places) -> Iterator[TeacherProgress | TeacherFile]:
+    """On a node of the cluster, with the GPU that Ray gave it."""
+    yield from make_teacher(base, places, torch.device("cuda" if torch.cuda.is_available() else "cpu"))

@@ -1,0 +1,130 @@
+"""What a search's command line asks for: read, checked, and held against other drivers."""
+
+import argparse
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from rrd_search.command import Parser, amount, whole
+from rrd_search.samplers import SAMPLERS
+from rrd_search.space import Space, load_space
+from rrd_search.tracking import check_tracking_uri
+from trainables.places import Places
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+SCHEDULERS = ("asha", "hyperband", "median", "none")  # of early_stopping.py, which takes Ray's seconds to import
+FLAGS = {"data": "data.name", "teacher": "teacher.architecture", "student": "student", "epochs": "epochs"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What the command line asks for, checked."""
+
+    options: argparse.Namespace
+    space: Space
+    name: str
+    places: Places
+    mlflow_uri: str
+
+    @property
+    def folder(self) -> Path:
+        return self.places.storage / self.name
+
+
+def parser() -> Parser:
+    parser = Parser("rrd_search.tune", "Search hyperparameters; the same command resumes, more --trials extend.")
+    add = parser.add_argument
+    add("space", nargs="?", default="quickstart", help="a space of search_spaces, or the path of a .py file")
+    what = parser.add_argument_group("what is searched (default: as the space says)")
+    what.add_argument("--data", help="digits, cifar10, cifar100, stl10, tiny_imagenet or folder:PATH")
+    what.add_argument("--teacher", help="the teacher's architecture")
+    what.add_argument(
+        "--teacher-checkpoint", type=Path, metavar="FILE", help=".pth or .safetensors; else one is trained"
+    )
+    what.add_argument("--student", help="the student's architecture")
+    what.add_argument("--epochs", type=whole(1), help="of every trial")
+    what.add_argument("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of TrialConfig")
+    how = parser.add_argument_group("how")
+    how.add_argument("--name", help="of the search; default: the space's")
+    how.add_argument("--trials", type=whole(1), help="in all; default: as the space says")
+    how.add_argument("--hours", type=amount(0, exclusive=True), help="of wall-clock time; what runs then goes on later")
+    how.add_argument("--sampler", choices=list(SAMPLERS), default="tpe")
+    how.add_argument("--scheduler", choices=SCHEDULERS, default="asha", help="early stopping")
+    how.add_argument("--seed", type=whole(0), default=0, help="of data order, views, weights and proposals")
+    where = parser.add_argument_group("where")
+    where.add_argument("--storage", type=Path, default=Path("runs"), help="folder for all that is made")
+    where.add_argument("--data-root", type=Path, default=Path("data"), help="folder of downloaded datasets")
+    where.add_argument("--mlflow-uri", help="default: sqlite in the storage folder")
+    where.add_argument("--address", help="of a running Ray cluster, or auto; default: this machine alone")
+    where.add_argument("--workers-per-trial", type=whole(1), default=1)
+    where.add_argument("--cpus-per-worker", type=whole(1), default=1)
+    where.add_argument("--gpus-per-worker", type=amount(0), help="default: 1 where there are GPUs")
+    where.add_argument("--max-concurrent", type=whole(1), help="trials; default: as many as fit")
+    return parser
+
+
+def read_request(options: argparse.Namespace) -> Request:
+    """Everything that can be checked without data, teacher or cluster. ValueError for what is wrong."""
+    space = load_space(options.space).with_values(chosen_values(options))
+    name = options.name or space.name
+    if not NAME.fullmatch(name):
+        raise ValueError(f"--name must be letters, digits, '.', '_' and '-', at most 100, got {name!r}")
+    if not space.base.data.held_out:
+        raise ValueError("data.held_out must be above 0 in a search, which selects on held-out images")
+    if space.base.batch_size % options.workers_per_trial:
+        rule = f"a divisor of batch_size, {space.base.batch_size}, got {options.workers_per_trial}"
+        raise ValueError(f"--workers-per-trial must be {rule}")
+    storage = writable(options.storage)
+    uri = options.mlflow_uri or f"sqlite:///{storage / 'mlflow.db'}"
+    check_tracking_uri(uri)
+    places = Places(storage=storage, data_root=options.data_root.absolute())
+    return Request(options=options, space=space, name=name, places=places, mlflow_uri=uri)
+
+
+def chosen_values(options: argparse.Namespace) -> dict[str, Any]:
+    """The fields of the base that flags replace, by dotted name."""
+    values = {field: getattr(options, flag) for flag, field in FLAGS.items() if getattr(options, flag) is not None}
+    values |= {"seed": options.seed, "data.schedule_seed": options.seed}
+    for setting in options.set:
+        field, equals, text = setting.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes FIELD=VALUE, got {setting!r}")
+        try:
+            values[field.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ValueError(f"--set {field}: {text!r} is no value") from None
+    return values
+
+
+def writable(storage: Path) -> Path:
+    """The storage folder, made if need be. ValueError where it cannot be written."""
+    probe = storage / f".writable.{os.getpid()}"
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ValueError(f"--storage {storage} cannot be written: {error.strerror}") from error
+    return storage.absolute()
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Keep other drivers off the search. ValueError names the one that has it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / "driver.lock"), folder / "driver.pid"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        pid = holder.read_text().strip() if holder.is_file() else "unknown"
+        raise ValueError(f"search {folder.name} is being run by process {pid}; one driver at a time") from None
+    with lock:
+        holder.write_text(f"{os.getpid()} on {os.uname().nodename}")
+        yield
