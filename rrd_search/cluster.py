@@ -61,7 +61,7 @@ def settled(workers: int, cpus: int, gpus: float | None, nodes: list[dict[str, f
 
 
 def check_fits(resources: Resources, nodes: list[dict[str, float]], where: str) -> None:
-    """ValueError where a trial fits on no node: a worker does not stretch over two, and on this machine all must fit."""
+    """ValueError where a trial fits on no node. A worker does not stretch over two; a lone node must hold all."""
     for kind, flag, each in (
         ("CPU", "--cpus-per-worker", resources.cpus_per_worker),
         ("GPU", "--gpus-per-worker", resources.gpus_per_worker),

@@ -14,19 +14,32 @@ SPARED = "spared"  # in a trial's Tune config: "point" (in the space: its curve 
 def _asha(epochs: int) -> TrialScheduler:
     """Rungs at about a ninth and a third of the epochs."""
     return AsyncHyperBandScheduler(
-        **_on_epochs(), max_t=epochs, grace_period=_grace(epochs), reduction_factor=REDUCTION
+        time_attr="epoch",
+        metric=METRIC,
+        mode="max",
+        max_t=epochs,
+        grace_period=_grace(epochs),
+        reduction_factor=REDUCTION,
     )
 
 
 def _hyperband(epochs: int) -> TrialScheduler:
     """Hyperband's brackets, run asynchronously: a trial never waits for others while it holds a place."""
     return AsyncHyperBandScheduler(
-        **_on_epochs(), max_t=epochs, grace_period=_grace(epochs), reduction_factor=REDUCTION, brackets=3
+        time_attr="epoch",
+        metric=METRIC,
+        mode="max",
+        max_t=epochs,
+        grace_period=_grace(epochs),
+        reduction_factor=REDUCTION,
+        brackets=3,
     )
 
 
 def _median(epochs: int) -> TrialScheduler:
-    return MedianStoppingRule(**_on_epochs(), grace_period=_grace(epochs), min_samples_required=3)
+    return MedianStoppingRule(
+        time_attr="epoch", metric=METRIC, mode="max", grace_period=_grace(epochs), min_samples_required=3
+    )
 
 
 def _none(epochs: int) -> TrialScheduler:
@@ -39,10 +52,6 @@ SCHEDULERS: dict[str, Callable[[int], TrialScheduler]] = {
     "median": _median,
     "none": _none,
 }
-
-
-def _on_epochs() -> dict[str, str]:
-    return {"time_attr": "epoch", "metric": METRIC, "mode": "max"}
 
 
 def _grace(epochs: int) -> int:
@@ -58,7 +67,7 @@ class Sparing(FIFOScheduler):
         self.inner = inner
 
     @property
-    def metric(self) -> str:  # type: ignore[override]
+    def metric(self) -> str:
         return METRIC
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:

@@ -98,8 +98,9 @@ class Launch:
         if self.options.address is None:
             yield from make_teacher(base, places, torch.device("cuda" if resources.gpus_per_worker else "cpu"))
             return
-        task = ray.remote(num_cpus=resources.cpus_per_worker, num_gpus=min(resources.gpus_per_worker, 1))
-        for said in task(_make_teacher_there).remote(base, places):
+        task: Any = ray.remote(_make_teacher_there)
+        request = {"num_cpus": resources.cpus_per_worker, "num_gpus": min(resources.gpus_per_worker, 1)}
+        for said in task.options(**request, num_returns="streaming").remote(base, places):
             yield ray.get(said)
 
     def _say_teacher(self, said: TeacherProgress) -> None:

@@ -46,7 +46,7 @@ def parser() -> Parser:
     what.add_argument("--data", help="digits, cifar10, cifar100, stl10, tiny_imagenet or folder:PATH")
     what.add_argument("--teacher", help="the teacher's architecture")
     what.add_argument(
-        "--teacher-checkpoint", type=Path, metavar="FILE", help=".pth or .safetensors; else one is trained"
+        "--teacher-checkpoint", type=Path, metavar="FILE", help=".pth or .safetensors; default: train one"
     )
     what.add_argument("--student", help="the student's architecture")
     what.add_argument("--epochs", type=whole(1), help="of every trial")
@@ -91,6 +91,8 @@ def read_request(options: argparse.Namespace) -> Request:
 def chosen_values(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of the base that flags replace, by dotted name."""
     values = {field: getattr(options, flag) for flag, field in FLAGS.items() if getattr(options, flag) is not None}
+    if options.data and options.data.startswith("folder:"):
+        values["data.name"] = f"folder:{Path(options.data.removeprefix('folder:')).absolute()}"
     values |= {"seed": options.seed, "data.schedule_seed": options.seed}
     for setting in options.set:
         field, equals, text = setting.partition("=")

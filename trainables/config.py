@@ -226,4 +226,5 @@ def _loss(value: Any) -> LossConfig:
     fields = dict(value)
     name = fields.pop("name", "rrd")
     checks.one_of("loss.name", name, LOSSES)
-    return _build(LOSSES[name].Config, fields, "loss.")
+    kind: Any = LOSSES[name]
+    return _build(kind.Config, fields, "loss.")

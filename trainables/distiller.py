@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from trainables.config import KD, TrialConfig
 from trainables.losses import LOSSES
+from trainables.losses.loss import Loss
 from trainables.models import MODELS, shapes
 from trainables.outputs import Batch, Outputs
 
@@ -47,10 +48,8 @@ class Distiller(nn.Module):
         return {"loss": total, **shown}
 
 
-def _build_loss(config: TrialConfig, num_classes: int) -> nn.Module:
+def _build_loss(config: TrialConfig, num_classes: int) -> Loss:
     student, teacher = (
         shapes(name, config.data.image_size, num_classes) for name in (config.student, config.teacher.architecture)
     )
-    kind: type = LOSSES[config.loss.name]
-    loss: nn.Module = kind.build(config.loss, student, teacher)
-    return loss
+    return LOSSES[config.loss.name].build(config.loss, student, teacher)

@@ -46,7 +46,8 @@ class Group:
     def __init__(self, task: Task, resources: Resources) -> None:
         os.environ.update(SETTINGS)
         self._reports = Queue(0, actor_options={"num_cpus": 0})
-        self._flag = ray.remote(_Flag).options(num_cpus=0).remote()
+        flag: Any = ray.remote(_Flag)
+        self._flag = flag.options(num_cpus=0).remote()
         plan = {"task": task, "flag": self._flag, "threads": resources.cpus_per_worker}
         per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
         backend = "nccl" if resources.gpus_per_worker else "gloo"
@@ -62,7 +63,7 @@ class Group:
             run_config=RunConfig(
                 name=task.folder.name,
                 storage_path=str(task.folder / "train"),
-                callbacks=[_Bridge(self._reports)],
+                callbacks=[_Bridge(self._reports)],  # type: ignore[list-item]  # Ray's annotation is of Tune's
                 failure_config=FailureConfig(max_failures=RESTARTS),
             ),
         )

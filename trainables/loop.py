@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -15,6 +15,7 @@ from trainables.distiller import Distiller
 from trainables.outputs import Batch, Outputs
 
 Teacher = Callable[[Batch], Outputs]
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
 SHOWN_AS = {"loss": "train_loss", "ce": "train_ce", "kd": "train_kd", "rrd_kl": "train_rrd_kl"}
 
@@ -34,7 +35,7 @@ class Training:
         self.distributed = world_size() > 1
         if self.distributed and device.type == "cuda":
             distiller = nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
-        self.distiller = distiller.to(device=device, memory_format=torch.channels_last)
+        self.distiller = on_device(distiller, device)
         self.optimizer = make_optimizer(config.optimizer, self.distiller)
         self._forward: nn.Module = self.distiller
         if self.distributed:
@@ -82,11 +83,21 @@ class Training:
         self.optimizer.load_state_dict(state["optimizer"])
 
 
+def on_device(module: AnyModule, device: torch.device) -> AnyModule:
+    """There, and with its convolutions' weights in the order in which images come: channels last."""
+    return module.to(device).to(memory_format=torch.channels_last)
+
+
 def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.SGD:
     """Weight decay falls on everything that is trained, batch norm and biases included, as in the papers."""
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    rates = {"lr": config.learning_rate, "momentum": config.momentum, "nesterov": config.nesterov}
-    return torch.optim.SGD(trained, **rates, weight_decay=config.weight_decay)
+    return torch.optim.SGD(
+        trained,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        weight_decay=config.weight_decay,
+    )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrialConfig, epoch: int) -> None:

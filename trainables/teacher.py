@@ -17,7 +17,7 @@ from trainables.data.batches import Batches
 from trainables.data.parts import Training as TrainingImages
 from trainables.data.parts import load_training
 from trainables.distiller import Distiller
-from trainables.loop import Training, autocast, evaluate
+from trainables.loop import Training, autocast, evaluate, on_device
 from trainables.outputs import Batch, Outputs
 from trainables.places import Places
 from trainables.weights import load_network, save_weights, weights_hash
@@ -47,7 +47,7 @@ class LiveTeacher:
     """Computes the teacher's outputs for each batch, without gradients, its batch norm frozen."""
 
     def __init__(self, network: nn.Module, precision: str, device: torch.device) -> None:
-        self.network = network.eval().requires_grad_(False).to(device=device, memory_format=torch.channels_last)
+        self.network = on_device(network.eval().requires_grad_(False), device)
         self.precision = precision
         self.device = device
 
@@ -113,9 +113,8 @@ def teacher_recipe(config: TrialConfig) -> TrialConfig:
     """How the config's teacher is trained: as a student alone, by the papers' recipe, on the same training images."""
     rate = 0.01 if config.teacher.architecture in SLOWER else 0.05
     return TrialConfig(
-        data=dataclasses.replace(
-            config.data, schedule_seed=config.teacher.seed
-        ),  # one teacher for searches of any seed
+        # The teacher's own seed, so that searches of any seed share one.
+        data=dataclasses.replace(config.data, schedule_seed=config.teacher.seed),
         student=config.teacher.architecture,
         loss=RRD.Config(weight=0),
         optimizer=OptimizerConfig(learning_rate=rate),

@@ -1,4 +1,4 @@
-"""Weights of a network in files: .safetensors, and the three published forms of .pth, read without running their code."""
+"""Weights of a network in files: .safetensors, and the three published forms of .pth, read without running code."""
 
 import argparse
 import hashlib

@@ -185,8 +185,8 @@ class Worker:
 
     def _prepare(self, distiller: Distiller) -> None:
         """Show the loss the teacher's embeddings of the unaugmented training images, if it asks for them."""
-        if getattr(distiller.loss, "needs_preparation", False):
-            assert self.materials.teacher is not None
+        if distiller.loss is not None and distiller.loss.needs_preparation:
+            assert self.materials.teacher is not None, "a distilling trial is given its teacher's weights"
             unaugmented = self.materials.batches.unaugmented(self.materials.images.train_ids, EVALUATION_BATCH)
             distiller.loss.prepare(self.materials.teacher.embeddings(unaugmented).cpu())
 

@@ -55,7 +55,7 @@ def test_a_file_is_a_space(tmp_path: Path) -> None:
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path: Path) -> None:
     for name in ("nothing", str(tmp_path / "nothing.py"), "../rrd", "__init__"):
-        with pytest.raises(ValueError, match="no search space .*quickstart, rrd, rrd_kd.*path of a .py file"):
+        with pytest.raises(ValueError, match=r"no search space .*quickstart, rrd, rrd_kd.*path of a .py file"):
             load_space(name)
 
 

@@ -149,5 +149,5 @@ def test_the_quickstart_can_find_what_beats_kd() -> None:
 
 
 def test_a_space_for_rrd_says_so_when_given_another_loss() -> None:
-    with pytest.raises(ValueError, match="loss.name must be rrd"):
+    with pytest.raises(ValueError, match=r"loss\.name must be rrd"):
         load_space("quickstart").with_values({"loss.name": "kd"}).check()

@@ -5,6 +5,7 @@ below.
 """
 
 from trainables.losses.kd import KD
+from trainables.losses.loss import Loss
 from trainables.losses.rrd import RRD
 
-LOSSES = {"rrd": RRD, "kd": KD}
+LOSSES: dict[str, type[Loss]] = {"rrd": RRD, "kd": KD}

@@ -1,16 +1,17 @@
 """Knowledge distillation: the student's softened class probabilities should equal the teacher's."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from trainables import checks
+from trainables.losses.loss import Loss
 from trainables.outputs import Batch, Outputs
 
 
-class KD(nn.Module):
+class KD(Loss):
     """Hinton et al., "Distilling the Knowledge in a Neural Network" (arXiv 1503.02531), section 2.
 
     loss = T^2 * mean over the batch of KL(softmax(teacher / T) || softmax(student / T)), T the temperature.
@@ -35,11 +36,9 @@ class KD(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         self.config = config
-        self.last: dict[str, Tensor] = {}
 
     @classmethod
-    def build(cls, config: Config, student: Outputs, teacher: Outputs) -> "KD":
-        """The loss for networks whose outputs have these shapes."""
+    def build(cls, config: Config, student: Outputs, teacher: Outputs) -> Self:
         return cls(config)
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch | None = None) -> Tensor:

@@ -1,13 +1,14 @@
 """Relational Representation Distillation: relate each image to a queue of teacher embeddings as the teacher does."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from trainables import checks
+from trainables.losses.loss import Loss
 from trainables.losses.memory import Memory, gather
 from trainables.outputs import Batch, Outputs
 
@@ -16,7 +17,7 @@ TEACHER_PROJECTIONS = ("random", "identity", "pca")
 STUDENT_PROJECTIONS = ("linear", "mlp")
 
 
-class RRD(nn.Module):
+class RRD(Loss):
     """The student's similarities to a queue of past teacher embeddings should be distributed like the teacher's.
 
     Giakoumoglou and Stathaki, "Relational Representation Distillation" (arXiv 2407.12073). With unit vectors
@@ -74,21 +75,15 @@ class RRD(nn.Module):
         super().__init__()
         config.check_dims(student_dim, teacher_dim)
         self.config = config
-        self.last: dict[str, Tensor] = {}
+        self.needs_preparation = config.teacher_projection == "pca"
         self.student_projection = _student_projection(config, student_dim)
         generator = torch.Generator().manual_seed(config.projection_seed)
         self.teacher_projection = _teacher_projection(config, teacher_dim, generator)
         self.memory = Memory(config.queue_size, config.projection_dim, generator)
 
     @classmethod
-    def build(cls, config: Config, student: Outputs, teacher: Outputs) -> "RRD":
-        """The loss for networks whose outputs have these shapes."""
+    def build(cls, config: Config, student: Outputs, teacher: Outputs) -> Self:
         return cls(config, student_dim=student.embedding.shape[1], teacher_dim=teacher.embedding.shape[1])
-
-    @property
-    def needs_preparation(self) -> bool:
-        """Whether ``prepare`` must see the teacher's embeddings before training."""
-        return self.config.teacher_projection == "pca"
 
     @torch.no_grad()
     def prepare(self, embeddings: Tensor) -> None:
@@ -152,7 +147,7 @@ class RelationalCrossEntropy(torch.autograd.Function):
         return loss, entropy
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (of_student,) = ctx.saved_tensors
         return of_student * gradients[0], None, None, None, None
 
