@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rrd_search.tracking import SEARCH_TAG, TRIAL_TAG, experiment_of, plain_reason, quiet_client, shown_uri
+from rrd_search.tracking import SEARCH_TAG, SERVERS, TRIAL_TAG, experiment_of, plain_reason, quiet_client, shown_uri
 
 if TYPE_CHECKING:  # importing torch and mlflow takes seconds
     import numpy as np
@@ -52,12 +52,10 @@ def log_champion(tracking_uri: str, search: str, champion: Champion) -> str:
     Waits for MLflow. Repeatable: the same student twice changes nothing, and a step that was cut off is made whole.
     RuntimeError, in one line, when MLflow does not take it.
     """
-    import mlflow
     from mlflow.exceptions import MlflowException
 
     assert len(champion.input_example) >= 2, "the input example must hold 2 images or more"
     try:
-        mlflow.set_tracking_uri(tracking_uri)  # the registry looks a model's address up there, not at the client's
         client = quiet_client(tracking_uri)
         version = _registered(client, champion) or _register(client, search, champion)
         client.set_registered_model_alias(champion.name, ALIAS, version.version)
@@ -88,7 +86,11 @@ def _register(client: MlflowClient, search: str, champion: Champion) -> ModelVer
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    return client.create_model_version(champion.name, f"models:/{model_id}", run_id, tags=tags, model_id=model_id)
+    # A server looks the model up by its id. A database is asked by this process, and there MLflow would look the id up
+    # in the store of the process's global tracking URI, which is not ours to set: it gets the place itself.
+    by_id = client.tracking_uri.split(":")[0] in SERVERS
+    source = f"models:/{model_id}" if by_id else client.get_logged_model(model_id).artifact_location
+    return client.create_model_version(champion.name, source, run_id, tags=tags, model_id=model_id)
 
 
 def _run_of(client: MlflowClient, experiment_id: str, search: str) -> str:

@@ -1,0 +1,92 @@
+"""Two gloo workers against one: the same global batches give the same losses, gradients and queue.
+
+Batch norm is replaced by group norm: without CUDA it cannot be synchronised, and then normalises over half the batch.
+"""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from trainables.config import RRD, DataConfig, OptimizerConfig, TrialConfig
+from trainables.data.batches import Batches
+from trainables.data.parts import load_training
+from trainables.distiller import Distiller
+from trainables.loop import Training, sum_over_ranks, world_size
+from trainables.models import MODELS
+from trainables.teacher import LiveTeacher
+
+CPU = torch.device("cpu")
+STEPS = 20
+
+
+def config_of(enqueue: str) -> TrialConfig:
+    loss = RRD.Config(queue_size=100, projection_dim=16, enqueue=enqueue, student_temperature=0.1)  # wraps in a batch
+    return TrialConfig(
+        data=DataConfig(name="digits", held_out=0.25),
+        loss=loss,
+        optimizer=OptimizerConfig(learning_rate=0.01),
+        batch_size=64,
+        epochs=4,
+    )
+
+
+def without_batch_norm(module: nn.Module) -> nn.Module:
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, nn.GroupNorm(4, child.num_features))
+        else:
+            without_batch_norm(child)
+    return module
+
+
+def train(config: TrialConfig, storage: Path) -> dict[str, torch.Tensor]:
+    """20 steps on this rank's slices; the losses of the global batches, the final queue and the student's weights."""
+    torch.set_num_threads(1)
+    images = load_training(config.data, storage, storage)
+    distiller = without_batch_norm(Distiller(config, len(images.part.classes)))
+    training = Training(config, distiller, CPU)
+    torch.manual_seed(7)
+    teacher = LiveTeacher(MODELS[config.teacher.architecture](num_classes=10), config.precision, CPU)
+    batches = Batches(images.part, config.data, images.train_ids, CPU)
+    rank = dist.get_rank() if world_size() > 1 else 0
+    losses: list[torch.Tensor] = []
+    training.distiller.train()
+    for epoch in (1, 2):
+        for batch in batches.epoch(epoch, config.batch_size, rank, world_size()):
+            loss = training._step(batch, teacher)["loss"].double()
+            losses.append(sum_over_ranks(loss.clone()) / world_size())
+    memory = training.distiller.loss.memory
+    weights = torch.cat([weight.detach().flatten() for weight in training.distiller.parameters()])
+    return {"losses": torch.stack(losses[:STEPS]), "queue": memory.queue, "weights": weights}
+
+
+def one_rank(rank: int, config: TrialConfig, folder: Path) -> None:
+    dist.init_process_group("gloo", init_method=f"file://{folder / 'meet'}", rank=rank, world_size=2)
+    torch.save(train(config, folder), folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("enqueue", ["after", "before"])
+def test_two_workers_train_like_one(enqueue: str, tmp_path: Path) -> None:
+    config = config_of(enqueue)
+    alone = train(config, tmp_path)
+    mp.spawn(one_rank, (config, tmp_path), nprocs=2)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert torch.equal(first["queue"], second["queue"])
+    assert torch.equal(first["weights"], second["weights"])
+    torch.testing.assert_close(first["losses"], alone["losses"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(first["queue"], alone["queue"], rtol=0, atol=1e-6)
+    torch.testing.assert_close(first["weights"], alone["weights"], rtol=0, atol=1e-5)
+
+
+def test_a_batch_that_the_workers_do_not_divide_is_an_error(tmp_path: Path) -> None:
+    config = dataclasses.replace(config_of("after"), batch_size=63)
+    images = load_training(config.data, tmp_path, tmp_path)
+    with pytest.raises(ValueError, match="multiple of the number of workers, 2, got 63"):
+        next(iter(Batches(images.part, config.data, images.train_ids).epoch(1, 63, 0, 2)))

@@ -1,0 +1,188 @@
+"""A trial's process: killed and resumed it ends with the weights of an unbroken one; what it leaves in its folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainables.config import RRD, DataConfig, OptimizerConfig, TeacherConfig, TrialConfig
+from trainables.places import Places
+from trainables.teacher import TeacherFile, make_teacher, with_weights
+from trainables.worker import Materials, Task, Worker, checkpoint_of, finished_report
+
+CPU = torch.device("cpu")
+CHILD = """
+import sys, torch
+from pathlib import Path
+from trainables.config import TrialConfig
+from trainables.places import Places
+from trainables.worker import Task, Worker
+torch.set_num_threads(1)
+storage, folder = Path(sys.argv[1]), Path(sys.argv[2])
+places = Places(storage=storage, data_root=storage)
+task = Task(config=TrialConfig.from_yaml(folder / "config.yaml"), places=places, folder=folder)
+worker = Worker(task, torch.device("cpu"))
+while not worker.finished:
+    worker.epoch()
+    if not worker.finished:
+        worker.write_checkpoint()
+    print(worker.training.epoch, flush=True)
+worker.finish()
+"""
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Places:
+    storage = tmp_path_factory.mktemp("storage")
+    return Places(storage=storage, data_root=storage)
+
+
+@pytest.fixture(scope="module")
+def config(places: Places) -> TrialConfig:
+    torch.set_num_threads(1)
+    config = TrialConfig(
+        data=DataConfig(name="digits", held_out=0.25),
+        teacher=TeacherConfig(architecture="resnet8", epochs=1),
+        loss=RRD.Config(queue_size=100, projection_dim=16, student_projection="mlp"),
+        kd_weight=0.5,
+        epochs=4,
+    )
+    *_, teacher = make_teacher(config, places, CPU)
+    assert isinstance(teacher, TeacherFile)
+    return with_weights(config, teacher.weights)
+
+
+def trained(config: TrialConfig, places: Places, folder: Path) -> Worker:
+    worker = Worker(Task(config=config, places=places, folder=folder), CPU)
+    while not worker.finished:
+        worker.epoch()
+    worker.finish()
+    return worker
+
+
+def same(one: Path, other: Path) -> None:
+    for name in ("student.safetensors", "best_student.safetensors"):
+        first, second = load_file(one / name), load_file(other / name)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+@pytest.fixture(scope="module")
+def unbroken(config: TrialConfig, places: Places, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("unbroken")
+    trained(config, places, folder)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [[2], [1, 2, 3]], ids=str)
+def test_killed_and_resumed_ends_bit_for_bit_the_same(
+    kills: list[int], config: TrialConfig, places: Places, unbroken: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-c", CHILD, str(places.storage), str(tmp_path)]
+    for epoch in kills:
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            for line in child.stdout:
+                if int(line) >= epoch:
+                    break
+            time.sleep(0.05)  # somewhere in the next epoch
+            os.kill(child.pid, signal.SIGKILL)
+        assert checkpoint_of(tmp_path).is_file()
+    subprocess.run(command, check=True, capture_output=True)
+    same(tmp_path, unbroken)
+    ours, theirs = finished_report(tmp_path), finished_report(unbroken)
+    assert ours is not None
+    assert theirs is not None
+    for name in ("val_accuracy", "train_loss", "train_rrd_kl", "val_loss"):
+        assert [metrics[name] for metrics in ours["curve"]] == [metrics[name] for metrics in theirs["curve"]]
+
+
+def test_two_runs_of_a_config_agree_and_another_seed_does_not(
+    config: TrialConfig, places: Places, unbroken: Path, tmp_path: Path
+) -> None:
+    trained(config, places, tmp_path / "again")
+    same(tmp_path / "again", unbroken)
+    trained(replace(config, seed=1, epochs=1), places, tmp_path / "seed1")
+    trained(replace(config, epochs=1), places, tmp_path / "seed0")
+    first, second = (load_file(tmp_path / name / "student.safetensors") for name in ("seed0", "seed1"))
+    assert not torch.equal(first["conv1.weight"], second["conv1.weight"])
+
+
+def test_what_a_trial_leaves(config: TrialConfig, unbroken: Path) -> None:
+    report = finished_report(unbroken)
+    assert report is not None
+    assert sorted(file.name for file in unbroken.iterdir()) == [
+        "best_student.safetensors", "config.yaml", "result.json", "student.safetensors"]  # fmt: skip
+    assert TrialConfig.from_yaml(unbroken / "config.yaml") == config
+    assert [metrics["epoch"] for metrics in report["curve"]] == [1, 2, 3, 4]
+    assert report["val_accuracy"] == report["curve"][-1]["val_accuracy"] == report["summary"]["final_val_accuracy"]
+    assert report["summary"]["best_val_accuracy"] == max(metrics["val_accuracy"] for metrics in report["curve"])
+    names = {"val_accuracy", "val_accuracy_top5", "val_loss", "train_loss", "train_ce", "train_kd", "train_rrd_kl"}
+    assert names | {"teacher_entropy", "images_per_second"} <= report["curve"][0].keys()
+    assert json.loads((unbroken / "result.json").read_text())["config_hash"] == config.config_hash
+
+
+def test_a_damaged_checkpoint_starts_the_trial_again(
+    config: TrialConfig, places: Places, unbroken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = Worker(Task(config=config, places=places, folder=tmp_path), CPU)
+    worker.epoch()
+    worker.write_checkpoint()
+    whole = checkpoint_of(tmp_path).read_bytes()
+    checkpoint_of(tmp_path).write_bytes(whole[: len(whole) // 2])
+    again = Worker(Task(config=config, places=places, folder=tmp_path), CPU)
+    assert again.training.epoch == 0
+    assert "damaged" in caplog.text
+
+
+def test_a_checkpoint_of_another_config_is_not_taken(config: TrialConfig, places: Places, tmp_path: Path) -> None:
+    worker = Worker(Task(config=config, places=places, folder=tmp_path), CPU)
+    worker.epoch()
+    worker.write_checkpoint()
+    with pytest.raises(ValueError, match="belongs to config"):
+        Worker(Task(config=replace(config, seed=5), places=places, folder=tmp_path), CPU)
+
+
+@pytest.mark.parametrize("kind", ["random", "identity", "pca"])
+def test_every_teacher_projection_trains(kind: str, config: TrialConfig, places: Places, tmp_path: Path) -> None:
+    dim = 64 if kind == "identity" else 16
+    loss = RRD.Config(queue_size=64, projection_dim=dim, teacher_projection=kind)
+    worker = trained(replace(config, loss=loss, epochs=1), places, tmp_path)
+    assert 0 <= worker.curve[-1]["train_rrd_kl"] < 20
+
+
+def test_a_student_alone_needs_no_teacher(config: TrialConfig, places: Places, tmp_path: Path) -> None:
+    alone = replace(config, loss=RRD.Config(weight=0), kd_weight=0.0, teacher=TeacherConfig(), epochs=1)
+    worker = trained(alone, places, tmp_path)
+    assert "train_ce" in worker.curve[0]
+    assert "train_rrd_kl" not in worker.curve[0]
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_precisions(precision: str, config: TrialConfig, places: Places, tmp_path: Path) -> None:
+    worker = trained(config.with_values({"precision": precision, "epochs": 1}), places, tmp_path)
+    assert worker.training.distiller.loss.memory.queue.dtype == torch.float32
+    assert not worker.diverged
+
+
+def test_divergence_ends_the_trial(config: TrialConfig, places: Places, tmp_path: Path) -> None:
+    worker = trained(replace(config, optimizer=OptimizerConfig(learning_rate=1e8)), places, tmp_path)
+    assert worker.diverged
+    assert worker.training.epoch < config.epochs
+
+
+def test_materials_are_shared_by_trials_with_the_same_data_and_teacher(config: TrialConfig, places: Places) -> None:
+    materials = Materials(config, places, CPU)
+    assert materials.fits(replace(config, seed=3, epochs=1), CPU)
+    assert not materials.fits(replace(config, precision="bfloat16"), CPU)
+    assert not materials.fits(replace(config, data=replace(config.data, schedule_seed=1)), CPU)
