@@ -44,7 +44,9 @@ def chosen_trial(trials: list[TrialRecord], trial_id: str | None) -> TrialRecord
     if found is None:
         raise ValueError(f"no trial {trial_id!r}; complete trials are {_ids(complete)}")
     if found not in complete:
-        raise ValueError(f"trial {trial_id} is {found.state} after epoch {found.epochs}: only a complete trial is exported")
+        raise ValueError(
+            f"trial {trial_id} is {found.state} after epoch {found.epochs}: only a complete trial is exported"
+        )
     return found
 
 

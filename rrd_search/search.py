@@ -24,6 +24,7 @@ from trainables.trial import Trial
 
 RETRIES = 2  # of a trial whose process died; it goes on from its checkpoint
 CAPACITY_SECONDS = 5.0  # for which the cluster's size is taken as known
+WAITING_BYTES = 2**20  # a process that only waits; Ray counts this, and limits nothing by it
 NEVER = "1000000"  # seconds: the study is what a search resumes from, so Tune need not save its own state
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -165,11 +166,12 @@ def run_trials(run: SearchRun) -> None:
     os.environ.update(SETTINGS)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     resources = run.plan.resources
-    request: dict[str, float] = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    if resources.workers > 1:
-        request = {"CPU": 0}  # the workers of a TorchTrainer bring their own placement group
+    # The workers of a TorchTrainer bring their own placement group; the trial that waits for them takes no CPU, and
+    # Tune wants it to take something.
+    alone = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    request = alone if resources.workers == 1 else {"memory": WAITING_BYTES}
     tuner = tune.Tuner(
-        tune.with_resources(Trial, request),
+        tune.with_resources(Trial, tune.PlacementGroupFactory([request])),
         tune_config=tune.TuneConfig(
             num_samples=-1,
             search_alg=_Suggest(run),

@@ -1,0 +1,179 @@
+"""Final training: a config's teacher, its students from several seeds, their accuracy on the test images, the record."""
+
+import json
+import math
+import os
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from rrd_search.cluster import Cluster, check_fits, settled, this_machine
+from rrd_search.epoch_display import EpochDisplay
+from rrd_search.final_request import FinalRequest, needs_teacher, seeded
+from rrd_search.final_results import TestResult, mean_and_spread, measure, read_result, show_results
+from rrd_search.progress import percent
+from rrd_search.record import Recorder
+from rrd_search.request import held
+from trainables.config import TrialConfig
+from trainables.data.parts import load_training
+from trainables.group import Resources
+from trainables.teacher import TeacherFile, load_teacher, make_teacher, stored_teacher, with_weights
+from trainables.trial import run
+from trainables.worker import Report, Task, finished_report
+
+RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
+RECORDED = "recorded.json"  # how many seeds are trained, tested and in MLflow
+
+
+class FinalTraining:
+    """One run of the command. It goes on where an earlier one stopped; seeds that are done are not done again."""
+
+    def __init__(self, request: FinalRequest, console: Console) -> None:
+        self.request, self.console = request, console
+        self.config = request.config  # until its teacher is known
+        self.seeds = range(request.seeds)
+
+    @property
+    def folder(self) -> Path:
+        """For one name and config, whatever the number of seeds and workers."""
+        return self.request.places.storage / "final" / f"{self.request.name}-{self.config.config_hash}"
+
+    def run(self) -> int:
+        request = self.request
+        self._say_what()
+        cluster = Cluster(request.address) if request.workers > 1 else None
+        resources = None if request.address else self._resources([this_machine()], "this machine")
+        with nullcontext() if cluster is None else cluster:
+            if resources is None:
+                assert cluster is not None, "an address is for two workers or more"
+                resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
+            self.config = self._with_teacher(request.config, resources)
+            with held(self.folder):
+                results = self._known_results() or self._results(resources)
+        show_results(self.console, self.config, results)
+        self._say(f"students: {self.folder}/seed-*/student.safetensors")
+        self._say(f"recorded: {request.mlflow_uri}   (experiment {self.experiment})")
+        return 0
+
+    @property
+    def experiment(self) -> str:
+        """In MLflow; another config of the same name is another experiment."""
+        return f"{self.folder.name}-final"
+
+    def _say_what(self) -> None:
+        config, places = self.request.config, self.request.places
+        images = load_training(config.data, places.storage, places.data_root)
+        teacher = f"{config.teacher.architecture} teaches {config.student}" if needs_teacher(config) else config.student
+        self._say(
+            f"{self.request.name}: {teacher} on {config.data.name}, all {len(images.train_ids)} training images, "
+            f"{len(self.seeds)} seeds of {config.epochs} epochs"
+        )
+
+    def _resources(self, nodes: list[dict[str, float]], where: str) -> Resources:
+        request = self.request
+        cpus = request.cpus_per_worker
+        if cpus is None:
+            cpus = 1 if request.address else max(1, (os.cpu_count() or 1) // request.workers)
+        resources = settled(request.workers, cpus, request.gpus_per_worker, nodes)
+        check_fits(resources, nodes, where)
+        return resources
+
+    def _with_teacher(self, config: TrialConfig, resources: Resources) -> TrialConfig:
+        """The config with the hash of its teacher's weights; the teacher lies in the storage then."""
+        places = self.request.places
+        if not needs_teacher(config):
+            return config
+        if self.request.checkpoint is not None:
+            return with_weights(config, load_teacher(config, places, self.request.checkpoint).weights)
+        if config.teacher.weights is not None:
+            stored_teacher(config, places.storage)
+            return config
+        with EpochDisplay(self.console, "training the teacher", config.teacher.epochs) as display:
+            for said in make_teacher(config, places, self._device(resources)):
+                if isinstance(said, TeacherFile):
+                    return with_weights(config, said.weights)
+                display.epoch(said.epoch, "")
+        raise AssertionError("the last thing that is said of a teacher is its file")
+
+    def _device(self, resources: Resources) -> torch.device:
+        """Of what runs in this process."""
+        return torch.device("cuda" if resources.gpus_per_worker and torch.cuda.is_available() else "cpu")
+
+    def _known_results(self) -> list[TestResult]:
+        """Those of an earlier run, where it did all that is asked for; else none."""
+        path = self.folder / RECORDED
+        if not path.is_file() or json.loads(path.read_text())["seeds"] < len(self.seeds):
+            return []
+        return [result for number in self.seeds if (result := read_result(self._seed_folder(number))) is not None]
+
+    def _results(self, resources: Resources) -> list[TestResult]:
+        """Train every seed, then open the test set for each; all of it recorded."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "config.yaml").write_text(self.config.to_yaml())
+        recorder = Recorder(self.folder, self.request.mlflow_uri, self.experiment)
+        tags = {"rrd.config_hash": self.config.config_hash, "rrd.seeds": str(len(self.seeds))}
+        varied = ("seed", "data.schedule_seed")
+        recorder.start_search({name: value for name, value in self.config.flat().items() if name not in varied}, tags)
+        state, measured = "stopped", {}
+        try:
+            self._train(recorder, resources)
+            results = [self._test(number, recorder, resources) for number in self.seeds]
+            mean, spread = mean_and_spread(results)
+            measured = {"test_accuracy": mean} | ({} if math.isnan(spread) else {"test_accuracy_spread": spread})
+            state = "complete"
+        finally:
+            recorder.end_search(measured, {}, state)
+            missing = recorder.close(RECORDER_SECONDS if state == "complete" else 5.0)
+            if missing:
+                self._say(missing)
+        if not missing:
+            (self.folder / RECORDED).write_text(json.dumps({"seeds": len(self.seeds), **measured}))
+        return results
+
+    def _train(self, recorder: Recorder, resources: Resources) -> None:
+        epochs, total = self.config.epochs, self.config.epochs * len(self.seeds)
+        with EpochDisplay(self.console, "final training", total) as display:
+            for number in self.seeds:
+                for report in self._reports(number, recorder, resources):
+                    told = f"seed {number}, training loss {report['train_loss']:.3f}"
+                    display.epoch(number * epochs + int(report["epoch"]), told)
+                    self._hear(number, report, recorder)
+                display.say(f"seed {number} is trained")
+
+    def _reports(self, number: int, recorder: Recorder, resources: Resources) -> Any:
+        """Epoch by epoch; of a seed that an earlier run has trained, all epochs at once."""
+        config, folder = seeded(self.config, number), self._seed_folder(number)
+        tags = {"rrd.config_hash": config.config_hash}
+        recorder.start_trial(folder.name, {"seed": config.seed, "data.schedule_seed": config.data.schedule_seed}, tags)
+        if (known := finished_report(folder)) is not None:
+            return iter([known])
+        return run(Task(config=config, places=self.request.places, folder=folder), resources)
+
+    def _hear(self, number: int, report: Report, recorder: Recorder) -> None:
+        for metrics in report["curve"]:
+            shown = {name: value for name, value in metrics.items() if name != "epoch"}
+            recorder.epoch(self._seed_folder(number).name, int(metrics["epoch"]), shown)
+        if not math.isfinite(report["train_loss"]):
+            reason = f"the training loss diverged in epoch {int(report['epoch'])}"
+            recorder.end_trial(self._seed_folder(number).name, "failed", report["summary"], {"rrd.failure": reason})
+            raise ValueError(f"seed {number}: {reason}; a smaller optimizer.learning_rate may help")
+
+    def _test(self, number: int, recorder: Recorder, resources: Resources) -> TestResult:
+        folder = self._seed_folder(number)
+        result = read_result(folder)
+        if result is None:
+            result = measure(folder, seeded(self.config, number), self.request.places, self._device(resources))
+        known = finished_report(folder)
+        assert known is not None, "a seed is tested when it is trained"
+        recorder.end_trial(folder.name, "complete", {**known["summary"], **result.metrics})
+        self._say(f"seed {number}: {percent(result.accuracy)} of {result.images} test images")
+        return result
+
+    def _seed_folder(self, number: int) -> Path:
+        return self.folder / f"seed-{number}"
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
