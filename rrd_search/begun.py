@@ -1,16 +1,26 @@
 """A search that was begun: whether the request goes on with it, whether it is finished, and how it closes."""
 
 import argparse
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 
+from rrd_search.champion import Champion, log_champion
+from rrd_search.export import export_trial
 from rrd_search.optuna_searcher import Study
+from rrd_search.record import Recorder
 from rrd_search.request import Request
 from rrd_search.results import show_results
 from rrd_search.search_file import SearchFile
 from rrd_search.space import Space
+from rrd_search.student_program import read_student
+from rrd_search.trial_records import TrialRecord
+
+RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
 
 
 def check_begun(known: SearchFile, options: argparse.Namespace) -> None:
@@ -42,6 +52,41 @@ def finished(study: Study, space: Space, trials: int) -> bool:
     ended = sum(trial.state != "running" for trial in study.trials())
     references = sum(trial.state != "running" for trial in study.references())
     return not study.unfinished() and ended >= trials and references >= len(space.check().references)
+
+
+def send_rest(recorder: Recorder, request: Request, study: Study, console: Console) -> None:
+    """Wait until MLflow has everything, then give it the best student; say what it did not take."""
+    if recorder.unsent():
+        console.print("sending the last records to MLflow ...", highlight=False)
+    if missing := recorder.close(RECORDER_SECONDS):
+        console.print(missing, markup=False, highlight=False, soft_wrap=True)
+        return
+    if (best := study.best()) is not None:
+        _keep_champion(best, request, console)
+
+
+def _keep_champion(best: TrialRecord, request: Request, console: Console) -> None:
+    """The best student as a registered model of MLflow; once for each student and store."""
+    note = request.folder / "champion.json"
+    now = {"trial_id": best.trial_id, "store": hashlib.sha256(request.mlflow_uri.encode()).hexdigest()[:16]}
+    if note.is_file() and json.loads(note.read_text()) == now:
+        return
+    console.print(f"keeping the best student, of trial {best.trial_id}, in MLflow ...", highlight=False)
+    files = export_trial(request.folder, request.places.storage, best, request.folder / "champion")
+    size = best.config.data.image_size
+    champion = Champion(
+        trial_id=best.trial_id,
+        model=read_student(files),
+        input_example=np.zeros((2, 3, size, size), np.uint8),
+        files=files,
+        name=request.name,
+    )
+    try:
+        log_champion(request.mlflow_uri, request.name, champion)
+    except RuntimeError as error:
+        console.print(f"{error}; the next start tries again", markup=False, highlight=False, soft_wrap=True)
+    else:
+        note.write_text(json.dumps(now))
 
 
 def close(console: Console, request: Request, study: Study, teacher: dict[str, Any]) -> None:

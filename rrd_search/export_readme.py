@@ -37,7 +37,7 @@ images, with several seeds, and measures it on the test images.
 | `config.yaml` | the configuration |
 | `student.pt2` | normalisation and student for `torch.export.load`, in float32 |
 | `student.safetensors` | the student's weights after the last epoch |
-{teacher_row}| `metrics.json` | what was measured, epoch by epoch; the classes in the order of the logits; the normalisation |
+{teacher_row}| `metrics.json` | what was measured, epoch by epoch; the classes; the normalisation |
 | `provenance.yaml` | which data, split and teacher it came from, and the SHA-256 of each file |
 | `versions.yaml` | the versions of what it was exported with |
 """

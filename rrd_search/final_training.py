@@ -1,11 +1,11 @@
-"""Final training: a config's teacher, its students from several seeds, their accuracy on the test images, the record."""
+"""Final training: a config's teacher, its students from several seeds, their test accuracy, and the record of it."""
 
 import json
 import math
 import os
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from rich.console import Console
@@ -17,6 +17,7 @@ from rrd_search.final_results import TestResult, mean_and_spread, measure, read_
 from rrd_search.progress import percent
 from rrd_search.record import Recorder
 from rrd_search.request import held
+from rrd_search.tracking import shown_uri
 from trainables.config import TrialConfig
 from trainables.data.parts import load_training
 from trainables.group import Resources
@@ -33,8 +34,9 @@ class FinalTraining:
 
     def __init__(self, request: FinalRequest, console: Console) -> None:
         self.request, self.console = request, console
-        self.config = request.config  # until its teacher is known
+        self.config = request.config  # its teacher's weights may come later
         self.seeds = range(request.seeds)
+        self.resources = Resources()
 
     @property
     def folder(self) -> Path:
@@ -42,20 +44,16 @@ class FinalTraining:
         return self.request.places.storage / "final" / f"{self.request.name}-{self.config.config_hash}"
 
     def run(self) -> int:
-        request = self.request
+        """Train, test, record and show what is not done yet. The exit code."""
         self._say_what()
-        cluster = Cluster(request.address) if request.workers > 1 else None
-        resources = None if request.address else self._resources([this_machine()], "this machine")
-        with nullcontext() if cluster is None else cluster:
-            if resources is None:
-                assert cluster is not None, "an address is for two workers or more"
-                resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
-            self.config = self._with_teacher(request.config, resources)
-            with held(self.folder):
-                results = self._known_results() or self._results(resources)
+        if self.request.address is None:  # known before anything is trained or started
+            self.resources = self._resources([this_machine()], "this machine")
+        self.config = self._with_teacher(self.config)
+        with held(self.folder):
+            results = self._known_results() or self._results()
         show_results(self.console, self.config, results)
         self._say(f"students: {self.folder}/seed-*/student.safetensors")
-        self._say(f"recorded: {request.mlflow_uri}   (experiment {self.experiment})")
+        self._say(f"recorded: {shown_uri(self.request.mlflow_uri)}   (experiment {self.experiment})")
         return 0
 
     @property
@@ -81,7 +79,18 @@ class FinalTraining:
         check_fits(resources, nodes, where)
         return resources
 
-    def _with_teacher(self, config: TrialConfig, resources: Resources) -> TrialConfig:
+    @contextmanager
+    def _workers(self) -> Iterator[None]:
+        """Ray, where there is more than one."""
+        if self.request.workers == 1:
+            yield
+            return
+        with Cluster(self.request.address) as cluster:
+            if self.request.address is not None:
+                self.resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
+            yield
+
+    def _with_teacher(self, config: TrialConfig) -> TrialConfig:
         """The config with the hash of its teacher's weights; the teacher lies in the storage then."""
         places = self.request.places
         if not needs_teacher(config):
@@ -92,15 +101,15 @@ class FinalTraining:
             stored_teacher(config, places.storage)
             return config
         with EpochDisplay(self.console, "training the teacher", config.teacher.epochs) as display:
-            for said in make_teacher(config, places, self._device(resources)):
+            for said in make_teacher(config, places, self._device()):
                 if isinstance(said, TeacherFile):
                     return with_weights(config, said.weights)
                 display.epoch(said.epoch, "")
         raise AssertionError("the last thing that is said of a teacher is its file")
 
-    def _device(self, resources: Resources) -> torch.device:
-        """Of what runs in this process."""
-        return torch.device("cuda" if resources.gpus_per_worker and torch.cuda.is_available() else "cpu")
+    def _device(self) -> torch.device:
+        """Of what runs in this process, whatever the workers have."""
+        return torch.device("cuda" if self.request.gpus_per_worker != 0 and torch.cuda.is_available() else "cpu")
 
     def _known_results(self) -> list[TestResult]:
         """Those of an earlier run, where it did all that is asked for; else none."""
@@ -109,7 +118,7 @@ class FinalTraining:
             return []
         return [result for number in self.seeds if (result := read_result(self._seed_folder(number))) is not None]
 
-    def _results(self, resources: Resources) -> list[TestResult]:
+    def _results(self) -> list[TestResult]:
         """Train every seed, then open the test set for each; all of it recorded."""
         self.folder.mkdir(parents=True, exist_ok=True)
         (self.folder / "config.yaml").write_text(self.config.to_yaml())
@@ -119,11 +128,15 @@ class FinalTraining:
         recorder.start_search({name: value for name, value in self.config.flat().items() if name not in varied}, tags)
         state, measured = "stopped", {}
         try:
-            self._train(recorder, resources)
-            results = [self._test(number, recorder, resources) for number in self.seeds]
+            with self._workers():
+                self._train(recorder)
+            results = [self._test(number, recorder) for number in self.seeds]
             mean, spread = mean_and_spread(results)
             measured = {"test_accuracy": mean} | ({} if math.isnan(spread) else {"test_accuracy_spread": spread})
             state = "complete"
+        except ValueError:
+            state = "failed"
+            raise
         finally:
             recorder.end_search(measured, {}, state)
             missing = recorder.close(RECORDER_SECONDS if state == "complete" else 5.0)
@@ -133,24 +146,24 @@ class FinalTraining:
             (self.folder / RECORDED).write_text(json.dumps({"seeds": len(self.seeds), **measured}))
         return results
 
-    def _train(self, recorder: Recorder, resources: Resources) -> None:
+    def _train(self, recorder: Recorder) -> None:
         epochs, total = self.config.epochs, self.config.epochs * len(self.seeds)
         with EpochDisplay(self.console, "final training", total) as display:
             for number in self.seeds:
-                for report in self._reports(number, recorder, resources):
+                for report in self._reports(number, recorder):
                     told = f"seed {number}, training loss {report['train_loss']:.3f}"
                     display.epoch(number * epochs + int(report["epoch"]), told)
                     self._hear(number, report, recorder)
                 display.say(f"seed {number} is trained")
 
-    def _reports(self, number: int, recorder: Recorder, resources: Resources) -> Any:
+    def _reports(self, number: int, recorder: Recorder) -> Iterator[Report]:
         """Epoch by epoch; of a seed that an earlier run has trained, all epochs at once."""
         config, folder = seeded(self.config, number), self._seed_folder(number)
         tags = {"rrd.config_hash": config.config_hash}
         recorder.start_trial(folder.name, {"seed": config.seed, "data.schedule_seed": config.data.schedule_seed}, tags)
         if (known := finished_report(folder)) is not None:
             return iter([known])
-        return run(Task(config=config, places=self.request.places, folder=folder), resources)
+        return run(Task(config=config, places=self.request.places, folder=folder), self.resources)
 
     def _hear(self, number: int, report: Report, recorder: Recorder) -> None:
         for metrics in report["curve"]:
@@ -161,11 +174,11 @@ class FinalTraining:
             recorder.end_trial(self._seed_folder(number).name, "failed", report["summary"], {"rrd.failure": reason})
             raise ValueError(f"seed {number}: {reason}; a smaller optimizer.learning_rate may help")
 
-    def _test(self, number: int, recorder: Recorder, resources: Resources) -> TestResult:
+    def _test(self, number: int, recorder: Recorder) -> TestResult:
         folder = self._seed_folder(number)
         result = read_result(folder)
         if result is None:
-            result = measure(folder, seeded(self.config, number), self.request.places, self._device(resources))
+            result = measure(folder, seeded(self.config, number), self.request.places, self._device())
         known = finished_report(folder)
         assert known is not None, "a seed is tested when it is trained"
         recorder.end_trial(folder.name, "complete", {**known["summary"], **result.metrics})

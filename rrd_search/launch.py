@@ -9,7 +9,7 @@ import ray
 import torch
 from rich.console import Console
 
-from rrd_search.begun import close, finished, open_study, with_teacher
+from rrd_search.begun import close, finished, open_study, send_rest, with_teacher
 from rrd_search.cluster import Cluster, check_fits, settled, this_machine
 from rrd_search.command import INTERRUPTED
 from rrd_search.optuna_searcher import Study
@@ -24,8 +24,6 @@ from trainables.data.parts import load_training
 from trainables.group import Resources
 from trainables.places import Places
 from trainables.teacher import TeacherFile, TeacherProgress, load_teacher, make_teacher
-
-RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
 
 
 class Launch:
@@ -155,8 +153,7 @@ class Launch:
         recorder.end_search(
             metrics, {"rrd.best_trial": best.trial_id} if best else {}, "complete" if whole else "stopped"
         )
-        if missing := recorder.close(RECORDER_SECONDS):
-            self.console.print(missing, markup=False, highlight=False)
+        send_rest(recorder, self.request, study, self.console)
         close(self.console, self.request, study, teacher)
         if whole:
             return 0

@@ -45,7 +45,7 @@ def chosen_trial(trials: list[TrialRecord], trial_id: str | None) -> TrialRecord
         raise ValueError(f"no trial {trial_id!r}; complete trials are {_ids(complete)}")
     if found not in complete:
         raise ValueError(
-            f"trial {trial_id} is {found.state} after epoch {found.epochs}: only a complete trial is exported"
+            f"trial {trial_id} is {found.state} after epoch {found.epochs}: only complete ones are exported"
         )
     return found
 

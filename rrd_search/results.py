@@ -30,16 +30,16 @@ def show_results(console: Console, name: str, study: Study, teacher: dict[str, A
 
 
 def _best_table(trials: Sequence[TrialRecord]) -> Table:
+    """A column for each trial: names of fields are long."""
     complete = [trial for trial in trials if trial.state == "complete" and trial.value is not None]
     ranked = sorted(complete, key=lambda trial: (-(trial.value or 0), trial.trial_id))[:BEST]
-    fields = sorted({name for trial in ranked for name in trial.params}, key=_rank)
     table = Table(title="best trials", title_justify="left", title_style="bold")
     table.add_column("trial", no_wrap=True)
-    table.add_column("accuracy", justify="right", no_wrap=True)
-    for field in fields:
-        table.add_column(field.replace("_", " ").replace(".", " ", 1), justify="right")
     for trial in ranked:
-        table.add_row(trial.trial_id, percent(trial.value), *(_short(trial.params.get(field)) for field in fields))
+        table.add_column(trial.trial_id, justify="right", no_wrap=True)
+    table.add_row("accuracy", *(percent(trial.value) for trial in ranked), style="bold", end_section=True)
+    for field in sorted({name for trial in ranked for name in trial.params}, key=_rank):
+        table.add_row(field, *(_short(trial.params.get(field)) for trial in ranked))
     return table
 
 

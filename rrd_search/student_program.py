@@ -42,7 +42,7 @@ def read_student(folder: Path) -> StudentProgram:
 
 
 def save_program(program: StudentProgram, image_size: int, path: Path) -> None:
-    """Write the program with ``torch.export``: for square images of ``image_size`` pixels a side, any B of 1 or more."""
+    """Write the program with ``torch.export``: for images of ``image_size`` pixels a side, any B of 1 or more."""
     example = torch.zeros(2, 3, image_size, image_size, dtype=torch.uint8)  # a B of 1 would be taken for a constant
     with torch.no_grad():
         exported = torch.export.export(program, (example,), dynamic_shapes=({0: Dim("batch", min=1)},))

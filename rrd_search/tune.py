@@ -2,8 +2,9 @@
 
 from rich.console import Console
 
-from rrd_search.begun import check_begun, close, finished, open_study, with_teacher
+from rrd_search.begun import check_begun, close, finished, open_study, send_rest, with_teacher
 from rrd_search.command import run_command
+from rrd_search.record import Recorder
 from rrd_search.request import Request, held, parser, read_request
 from rrd_search.search_file import read_search_file
 
@@ -24,6 +25,7 @@ def search(request: Request, console: Console) -> int:
         study = open_study(request, space)
         if finished(study, space, trials):
             console.print(f"The search {request.name} is finished; more --trials extend it.", highlight=False)
+            send_rest(Recorder(request.folder, request.mlflow_uri, request.name), request, study, console)
             close(console, request, study, known.teacher)
             return 0
     from rrd_search.launch import Launch  # Ray takes seconds to import

@@ -1,0 +1,147 @@
+"""Whole searches on a real Ray, recorded on a real MLflow server: what they leave in study, storage and MLflow."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+
+from trainables.config import TrialConfig
+from trainables.data.parts import load_training
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+TUNE = [sys.executable, "-m", "rrd_search.tune"]
+SMALL = ["--epochs", "3", "--trials", "6", "--teacher", "resnet8", "--set", "teacher.epochs=4", "--seed", "3"]
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("server")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/m.db", "--artifacts-destination", str(folder / "artifacts")]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=folder)
+    uri = f"http://127.0.0.1:{port}"
+    for _ in range(300):
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=1)
+            break
+        except OSError:
+            time.sleep(0.3)
+    yield uri
+    process.terminate()
+    process.wait()
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory, server: str) -> Path:
+    """Of a finished search called ``small``."""
+    storage = tmp_path_factory.mktemp("storage")
+    done = tune(storage, server)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the winner beside what it should beat" in done.stdout
+    return storage
+
+
+def tune(storage: Path, server: str, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [*TUNE, "quickstart", "--name", "small", "--storage", str(storage), "--mlflow-uri", server, *SMALL, *more]
+    return subprocess.run(command, capture_output=True, text=True, cwd=storage, env={**os.environ, "COLUMNS": "150"})
+
+
+def study_of(storage: Path, name: str = "small") -> optuna.Study:
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    return optuna.load_study(study_name=name, storage=f"sqlite:///{storage}/small/study.db")
+
+
+def test_the_study_holds_the_truth(storage: Path) -> None:
+    trials = [trial for trial in study_of(storage).trials if "config" in trial.user_attrs]
+    assert len(trials) == 6
+    states = {trial.state for trial in trials}
+    assert states == {TrialState.COMPLETE, TrialState.PRUNED}
+    for trial in trials:
+        epochs = sorted(trial.intermediate_values)
+        assert epochs == list(range(1, len(epochs) + 1))
+        assert (trial.state == TrialState.COMPLETE) == (len(epochs) == 3)
+        if trial.state == TrialState.COMPLETE:
+            assert trial.value == trial.intermediate_values[3]
+    assert [trial.user_attrs.get("point") for trial in trials[:2]] == ["version 2", "later version"]
+    assert all(trial.state == TrialState.COMPLETE for trial in trials[:2]), "published points run to their end"
+    references = study_of(storage, "small-references").trials
+    assert {trial.user_attrs["point"] for trial in references} == {"KD alone", "student alone"}
+
+
+def test_mlflow_holds_parent_children_params_and_curves(storage: Path, server: str) -> None:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(server)
+    experiment = client.get_experiment_by_name("small")
+    runs = client.search_runs([experiment.experiment_id], max_results=100)
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    children = [run for run in runs if "mlflow.parentRunId" in run.data.tags]
+    assert len(parents) == 1
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
+    known = {trial.number: trial for trial in study_of(storage).trials}
+    searched = [run for run in children if not run.data.tags["rrd.trial_id"].startswith("ref-")]
+    assert len(searched) == 6
+    assert len(children) == 8
+    for run in searched:
+        trial = known[int(run.data.tags["rrd.trial_id"])]
+        assert run.data.tags["rrd.state"] == {"COMPLETE": "complete", "PRUNED": "pruned"}[trial.state.name]
+        assert run.data.tags["rrd.config_hash"] == trial.user_attrs["config_hash"]
+        assert run.data.params.keys() == trial.params.keys()
+        for name in ("val_accuracy", "val_loss", "train_loss", "train_rrd_kl", "images_per_second"):
+            curve = client.get_metric_history(run.info.run_id, name)
+            assert [metric.step for metric in curve] == sorted(trial.intermediate_values)
+        curve = client.get_metric_history(run.info.run_id, "val_accuracy")
+        assert {metric.step: metric.value for metric in curve} == trial.intermediate_values
+        assert run.data.metrics["epochs_run"] == len(curve) or run.data.tags["rrd.state"] == "pruned"
+
+
+def test_the_champion_gives_the_recorded_accuracy(storage: Path, server: str) -> None:
+    script = """
+import json, sys, mlflow, numpy, torch
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pytorch.load_model("models:/small@champion")
+images, labels = (torch.from_numpy(numpy.load(f"{sys.argv[2]}/{name}.npy")) for name in ("images", "labels"))
+print(json.dumps((model(images).argmax(1) == labels).double().mean().item()))
+"""
+    best = study_of(storage).best_trial
+    config = TrialConfig.from_dict(best.user_attrs["config"])
+    images = load_training(config.data, storage, storage)
+    np.save(storage / "images.npy", images.part.images[images.held_out_ids])
+    np.save(storage / "labels.npy", images.part.labels[images.held_out_ids])
+    command = [sys.executable, "-c", script, server, str(storage)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True, cwd=storage).stdout
+    assert json.loads(said.splitlines()[-1]) == pytest.approx(best.value, abs=1e-9)
+
+
+def test_losers_do_not_fill_the_disk(storage: Path) -> None:
+    ended = {f"{trial.number:05d}": trial.state for trial in study_of(storage).trials}
+    folders = {folder.name: folder for folder in (storage / "small" / "trials").iterdir()}
+    assert not [name for name in folders if ended.get(name) == TrialState.PRUNED]
+    students = [name for name in folders if name in ended and (folders[name] / "student.safetensors").is_file()]
+    assert 1 <= len(students) <= 3
+    assert not list((storage / "small" / "trials").rglob("checkpoint.pt"))
+
+
+def test_a_finished_search_shows_its_results_without_ray_and_more_trials_extend_it(storage: Path, server: str) -> None:
+    again = tune(storage, server)
+    assert again.returncode == 0, again.stderr
+    assert "is finished" in again.stdout
+    assert "starting Ray" not in again.stdout
+    extended = tune(storage, server, "--trials", "7")
+    assert extended.returncode == 0, extended.stderr
+    trials = [trial for trial in study_of(storage).trials if "config" in trial.user_attrs]
+    assert len(trials) == 7
+    assert len({trial.user_attrs["config_hash"] for trial in trials}) == 7

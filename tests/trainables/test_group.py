@@ -1,0 +1,67 @@
+"""A trial on two workers of a real Ray: it ends, it stops in the middle, and nothing of it is left."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import ray
+
+from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
+from trainables.group import Group, Resources
+from trainables.places import Places
+from trainables.trial import run
+from trainables.worker import Task, checkpoint_of, finished_report
+
+pytestmark = pytest.mark.slow
+TWO = Resources(workers=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture
+def task(tmp_path: Path) -> Task:
+    config = TrialConfig(
+        data=DataConfig(name="digits", held_out=0.25),
+        teacher=TeacherConfig(architecture="resnet8"),
+        loss=RRD.Config(weight=0),
+        epochs=2,
+    )
+    return Task(config=config, places=Places(storage=tmp_path, data_root=tmp_path), folder=tmp_path / "trial")
+
+
+def nothing_is_left() -> bool:
+    groups = [group["state"] for group in ray.util.placement_group_table().values()]
+    return all(state == "REMOVED" for state in groups) and ray.available_resources().get("CPU") == 2
+
+
+def soon(condition: object) -> bool:
+    for _ in range(100):
+        if condition():  # type: ignore[operator]
+            return True
+        time.sleep(0.1)
+    return False
+
+
+def test_it_runs_to_its_end_and_leaves_a_student(task: Task) -> None:
+    reports = list(run(task, TWO))
+    assert [metrics["epoch"] for report in reports for metrics in report["curve"]] == [1, 2]
+    assert finished_report(task.folder) is not None
+    assert (task.folder / "student.safetensors").is_file()
+    assert soon(nothing_is_left)
+
+
+def test_stopped_between_two_epochs_it_frees_everything(task: Task) -> None:
+    group = Group(replace(task, config=replace(task.config, epochs=1000)), TWO)
+    report = group.next_epoch()
+    assert report is not None
+    group.stop()
+    assert soon(nothing_is_left)
+    assert checkpoint_of(task.folder).is_file()
+    assert finished_report(task.folder) is None
