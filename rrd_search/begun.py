@@ -6,18 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 
 from rrd_search.champion import Champion, log_champion
-from rrd_search.export import export_trial
 from rrd_search.optuna_searcher import Study
 from rrd_search.record import Recorder
 from rrd_search.request import Request
 from rrd_search.results import show_results
 from rrd_search.search_file import SearchFile
 from rrd_search.space import Space
-from rrd_search.student_program import read_student
 from rrd_search.trial_records import TrialRecord
 
 RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
@@ -71,6 +68,11 @@ def _keep_champion(best: TrialRecord, request: Request, console: Console) -> Non
     now = {"trial_id": best.trial_id, "store": hashlib.sha256(request.mlflow_uri.encode()).hexdigest()[:16]}
     if note.is_file() and json.loads(note.read_text()) == now:
         return
+    import numpy as np
+
+    from rrd_search.export import export_trial  # PyTorch's export takes a second to import
+    from rrd_search.student_program import read_student
+
     console.print(f"keeping the best student, of trial {best.trial_id}, in MLflow ...", highlight=False)
     files = export_trial(request.folder, request.places.storage, best, request.folder / "champion")
     size = best.config.data.image_size

@@ -116,7 +116,9 @@ class FinalTraining:
         path = self.folder / RECORDED
         if not path.is_file() or json.loads(path.read_text())["seeds"] < len(self.seeds):
             return []
-        return [result for number in self.seeds if (result := read_result(self._seed_folder(number))) is not None]
+        found = [read_result(self._seed_folder(number)) for number in self.seeds]
+        results = [result for result in found if result is not None]
+        return results if len(results) == len(found) else []
 
     def _results(self) -> list[TestResult]:
         """Train every seed, then open the test set for each; all of it recorded."""

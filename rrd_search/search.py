@@ -168,8 +168,8 @@ def run_trials(run: SearchRun) -> None:
     resources = run.plan.resources
     # The workers of a TorchTrainer bring their own placement group; the trial that waits for them takes no CPU, and
     # Tune wants it to take something.
-    alone = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    request = alone if resources.workers == 1 else {"memory": WAITING_BYTES}
+    alone: dict[str, float] = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
+    request: dict[str, float] = alone if resources.workers == 1 else {"memory": WAITING_BYTES}
     tuner = tune.Tuner(
         tune.with_resources(Trial, tune.PlacementGroupFactory([request])),
         tune_config=tune.TuneConfig(
