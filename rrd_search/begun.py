@@ -15,6 +15,7 @@ from rrd_search.request import Request
 from rrd_search.results import show_results
 from rrd_search.search_file import SearchFile
 from rrd_search.space import Space
+from rrd_search.space_check import check
 from rrd_search.trial_records import TrialRecord
 
 RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
@@ -48,7 +49,7 @@ def finished(study: Study, space: Space, trials: int) -> bool:
     """Whether all trials that are asked for have ended, and all references."""
     ended = sum(trial.state != "running" for trial in study.trials())
     references = sum(trial.state != "running" for trial in study.references())
-    return not study.unfinished() and ended >= trials and references >= len(space.check().references)
+    return not study.unfinished() and ended >= trials and references >= len(check(space).references)
 
 
 def send_rest(recorder: Recorder, request: Request, study: Study, console: Console) -> None:

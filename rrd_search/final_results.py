@@ -78,8 +78,9 @@ def mean_and_spread(results: Sequence[TestResult]) -> tuple[float, float]:
 
 def show_results(console: Console, config: TrialConfig, results: Sequence[TestResult]) -> None:
     mean, spread = mean_and_spread(results)
-    title = f"{config.student} on the {results[0].images} test images of {config.data.name}"
-    table = Table(title=title, title_justify="left", title_style="bold")
+    told = f"{config.student} on the {results[0].images} test images of {config.data.name}"
+    console.print(told, style="bold", markup=False, highlight=False, soft_wrap=True)
+    table = Table()
     for column in ("seed", "accuracy", "top-5", "loss"):
         table.add_column(column, justify="right", no_wrap=True)
     for result in results:

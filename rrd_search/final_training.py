@@ -85,6 +85,7 @@ class FinalTraining:
         if self.request.workers == 1:
             yield
             return
+        self._say("starting Ray ..." if self.request.address is None else f"joining Ray at {self.request.address} ...")
         with Cluster(self.request.address) as cluster:
             if self.request.address is not None:
                 self.resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")

@@ -19,6 +19,7 @@ from rrd_search.request import Request
 from rrd_search.search import Plan, SearchRun, run_trials
 from rrd_search.search_file import SearchFile, teacher_facts
 from rrd_search.space import Space
+from rrd_search.space_check import check
 from trainables.config import TrialConfig
 from trainables.data.parts import load_training
 from trainables.group import Resources
@@ -68,7 +69,7 @@ class Launch:
             highlight=False,
             soft_wrap=True,
         )
-        if pinned := self.space.check().pinned:
+        if pinned := check(self.space).pinned:
             self.console.print(f"pinned, not searched: {', '.join(pinned)}", highlight=False)
 
     def _resources(self, nodes: list[dict[str, float]], where: str) -> Resources:
@@ -120,7 +121,7 @@ class Launch:
 
     def _recorded(self, teacher: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
         """The parent run's params, which are what is fixed, and its tags."""
-        searched = self.space.check().searched
+        searched = check(self.space).searched
         params = {name: value for name, value in self.space.base.flat().items() if name not in searched}
         tags = {"rrd.space": self.options.space, "rrd.sampler": self.options.sampler, "rrd.trials": str(self.trials)}
         tags |= {"rrd.scheduler": self.options.scheduler, "rrd.seed": str(self.options.seed)}
@@ -141,7 +142,7 @@ class Launch:
         known = [*study.trials(), *study.references()]
         done = sum(trial.state != "running" for trial in known)
         best = study.best()
-        total = self.trials + len(self.space.check().references)
+        total = self.trials + len(check(self.space).references)
         name = self.request.name
         with Progress(self.console, name=name, total=total, done=done, best=best.value if best else None) as progress:
             run_trials(SearchRun(plan, study, recorder, progress, cluster))

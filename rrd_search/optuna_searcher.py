@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rrd_search.quiet import quiet_optuna
 from rrd_search.samplers import draw, make_sampler
 from rrd_search.space import InvalidCombination, Space
+from rrd_search.space_check import check
 from rrd_search.study_storage import StudyStorage
 from rrd_search.trial_records import (
     REFERENCE_PREFIX,
@@ -45,7 +46,7 @@ class Study:
         """Open or begin the study called ``name``. ValueError for an unknown sampler, or a space that is not right."""
         self.exhausted = False
         self._space, self._sampler, self._seed = space, sampler, seed
-        self._facts = space.check()
+        self._facts = check(space)
         first = make_sampler(sampler, seed, 0)
         self.storage = StudyStorage(storage_url)
         with quiet_optuna():

@@ -1,7 +1,7 @@
 """Space: a search space, from ``search_spaces`` or a file, with the values that a user set and pinned in it.
 
-``load_space`` reads one, ``Space.config_of`` makes a trial's config, ``Space.check`` finds mistakes before any worker
-starts.
+``load_space`` reads one, ``Space.config_of`` makes a trial's config; ``space_check``
+finds mistakes before any worker starts.
 """
 
 import ast
@@ -78,7 +78,7 @@ class SpaceTrial:
 
 @dataclass(frozen=True)
 class SpaceFacts:
-    """What ``Space.check`` found out."""
+    """What ``space_check.check`` found out."""
 
     searched: tuple[str, ...]  # suggested in any sample, in the order of the function
     pinned: tuple[str, ...]  # would be searched, were they not pinned
@@ -130,13 +130,6 @@ class Space:
             return config.with_values(self.pinned) if self.pinned else config
         except ValueError as error:
             raise InvalidCombination(one_line(error)) from error
-
-    def check(self) -> SpaceFacts:
-        """Try the space out in memory. ValueError, one line, for a function that fails or is never valid, and for
-        START points and references that it does not hold."""
-        from rrd_search.space_check import check  # it imports this module
-
-        return check(self)
 
     def _place(self, error: BaseException | None = None) -> str:
         code = getattr(self.function, "__code__", None)

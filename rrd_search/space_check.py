@@ -16,7 +16,8 @@ SAMPLES = 32
 
 
 def check(space: Space) -> SpaceFacts:
-    """See ``Space.check``. A part of the samples may be invalid combinations; a search asks again for those."""
+    """Try the space out in memory. ValueError, one line, for a function that fails or is never valid, and for START
+    points and references that it does not hold. A part of the samples may be invalid: a search asks again for those."""
     searched, pinned = _sample(space)
     if not searched:
         why = f"; pinned: {', '.join(pinned)}" if pinned else ""

@@ -75,7 +75,7 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
 def _recognised(found: dict[str, tuple[int, ...]]) -> str | None:
     """The architecture and class count that have exactly these entries, in words."""
     stored = {name: shape for name, shape in found.items() if not name.endswith("num_batches_tracked")}
-    classes = [shape[0] for name, shape in stored.items() if name.endswith(".bias") and len(shape) == 1][-1:]
+    classes = [shape[0] for shape in stored.values() if len(shape) == 2]  # only the classifier is a matrix
     for name, build in MODELS.items():
         with torch.device("meta"):
             state = build(num_classes=classes[0] if classes else 1).state_dict()

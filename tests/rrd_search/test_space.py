@@ -8,6 +8,7 @@ import optuna
 import pytest
 
 from rrd_search.space import InvalidCombination, Space, load_space
+from rrd_search.space_check import check
 from trainables.config import TrialConfig
 
 HEAD = """from dataclasses import replace
@@ -35,7 +36,7 @@ def ask(seed: int = 0) -> optuna.Trial:
 
 def error_of(space: Space) -> str:
     with pytest.raises(ValueError, match="space") as caught:
-        space.check()
+        check(space)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -48,7 +49,7 @@ def test_a_file_is_a_space(tmp_path: Path) -> None:
     )
     space = load_space(str(file))
     assert (space.name, space.trials, space.references) == ("mine", 7, {})
-    facts = space.check()
+    facts = check(space)
     assert facts.searched == ("ce_weight",)
     assert facts.start == {"usual": {"ce_weight": 1.0}}
 
@@ -103,7 +104,7 @@ def test_a_function_that_is_wrong(tmp_path: Path, body: str, message: str) -> No
     file = tmp_path / "mine.py"
     file.write_text(f"{HEAD}def space(trial, base):\n    {body}\n")
     with pytest.raises(ValueError, match=message) as caught:
-        load_space(str(file)).check()
+        check(load_space(str(file)))
     assert "\n" not in str(caught.value)
 
 
@@ -112,20 +113,20 @@ def test_some_invalid_combinations_are_tolerated() -> None:
         return replace(base, kd_weight=trial.suggest_float("kd_weight", -1, 1))
 
     space = space_of(function=halves)
-    assert space.check().searched == ("kd_weight",)
+    assert check(space).searched == ("kd_weight",)
     with pytest.raises(InvalidCombination, match="kd_weight must be a number of 0 or more"):
         space.config_of(optuna.trial.FixedTrial({"kd_weight": -0.5}))
 
 
 def test_start_points_are_completed_from_the_base() -> None:
-    facts = space_of(start={"usual": {"kd_weight": 1.0}}).check()
+    facts = check(space_of(start={"usual": {"kd_weight": 1.0}}))
     expected = {"loss.student_temperature": 0.04, "kd_weight": 1.0, "kd_temperature": 4.0}
     assert facts.start == {"usual": expected}
 
 
 def test_what_the_base_has_outside_of_the_range_is_left_to_the_sampler() -> None:
     base = TrialConfig().with_values({"loss.student_temperature": 5.0})
-    assert space_of(base=base, start={"usual": {"kd_weight": 0.0}}).check().start == {"usual": {"kd_weight": 0.0}}
+    assert check(space_of(base=base, start={"usual": {"kd_weight": 0.0}})).start == {"usual": {"kd_weight": 0.0}}
 
 
 @pytest.mark.parametrize(
@@ -157,7 +158,7 @@ def test_a_pinned_field_keeps_its_value() -> None:
     assert (config.kd_weight, config.epochs) == (1.0, 3)
     assert config.flat()["loss.teacher_temperature"] == 0.07  # the space computes it: twice the other
     assert set(trial.params) == {"loss.student_temperature", "kd_temperature"}
-    facts = pinned.check()
+    facts = check(pinned)
     assert facts.pinned == ("kd_weight",)
     assert facts.searched == ("loss.student_temperature", "kd_temperature")
     assert facts.start == {"a": {"loss.student_temperature": 0.1, "kd_temperature": 4.0}}
@@ -187,7 +188,7 @@ def test_points_that_do_not_go_with_pins_are_left_out_and_said() -> None:
         },
         references={"no labels": {"kd_weight": 0.0, "ce_weight": 0.0}},
     )
-    facts = space.with_values({"kd_weight": 0.0, "loss.weight": 0.0}).check()
+    facts = check(space.with_values({"kd_weight": 0.0, "loss.weight": 0.0}))
     assert list(facts.start) == ["cold"]
     assert facts.left_out["cold + KD"] == "the same as 'cold'"
     assert facts.left_out["no labels"].startswith("ce_weight, kd_weight and loss.weight must be not all 0")
@@ -204,10 +205,10 @@ def test_the_fingerprint_sees_the_base_and_the_ranges() -> None:
         return tuned(trial, base)
 
     prints = [
-        space_of().check().fingerprint,
-        space_of(base=TrialConfig(epochs=3)).check().fingerprint,
-        space_of().with_values({"kd_weight": 0.0}).check().fingerprint,  # the base's own value, pinned
-        space_of(function=wider).check().fingerprint,
+        check(space_of()).fingerprint,
+        check(space_of(base=TrialConfig(epochs=3))).fingerprint,
+        check(space_of().with_values({"kd_weight": 0.0})).fingerprint,  # the base's own value, pinned
+        check(space_of(function=wider)).fingerprint,
     ]
     assert len(set(prints)) == 4
-    assert prints[0] == space_of(name="other", trials=3).check().fingerprint
+    assert prints[0] == check(space_of(name="other", trials=3)).fingerprint

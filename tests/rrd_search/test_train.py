@@ -176,6 +176,7 @@ def test_a_teacher_that_is_not_there_yet_is_trained_on_all_images(tmp_path: Path
     assert recipe["data"]["held_out"] == 0
 
 
+@pytest.mark.slow
 def test_two_workers_train_through_ray(folder: Path, tmp_path: Path) -> None:
     source, storage = tmp_path / "config.yaml", tmp_path / "storage"
     source.write_text(TrialConfig.from_yaml(folder / "config.yaml").with_values({"epochs": 1}).to_yaml())

@@ -6,6 +6,7 @@ import optuna
 import pytest
 
 from rrd_search.space import load_space, space_names
+from rrd_search.space_check import check
 from trainables.config import RRD, TrialConfig, embedding_dim
 
 VERSION_2 = {
@@ -36,7 +37,7 @@ PUBLISHED = {
 
 def start_configs(name: str) -> dict[str, TrialConfig]:
     space = load_space(name)
-    return {point: space.config_of(optuna.trial.FixedTrial(params)) for point, params in space.check().start.items()}
+    return {point: space.config_of(optuna.trial.FixedTrial(params)) for point, params in check(space).start.items()}
 
 
 def sampled(name: str, values: dict[str, Any], count: int = 40) -> list[TrialConfig]:
@@ -53,11 +54,11 @@ def test_the_spaces_that_the_project_promises_are_there() -> None:
 def test_contract(name: str) -> None:
     space = load_space(name)
     assert (space.name, space.pinned) == (name, {})
-    facts = space.check()
+    facts = check(space)
     fields = space.base.flat()
     assert set(facts.searched) <= set(fields), "a parameter is named after the field that it sets"
     assert facts.left_out == {}
-    assert facts.fingerprint == load_space(name).check().fingerprint
+    assert facts.fingerprint == check(load_space(name)).fingerprint
     assert set(facts.references) >= {"KD alone", "student alone"}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
     for _ in range(100):
@@ -73,7 +74,7 @@ def test_contract(name: str) -> None:
 @pytest.mark.parametrize("name", space_names())
 def test_published_points_are_as_published(name: str) -> None:
     space = load_space(name)
-    configs = start_configs(name) | space.check().references
+    configs = start_configs(name) | check(space).references
     assert "version 2" in configs
     assert "later version" in configs
     for point, published in PUBLISHED.items():
@@ -92,7 +93,7 @@ def test_the_big_spaces_train_as_published() -> None:
 
 
 def test_references_leave_the_method_out() -> None:
-    references = load_space("rrd_kd").check().references
+    references = check(load_space("rrd_kd")).references
     kd, alone = references["KD alone"], references["student alone"]
     assert (kd.loss.weight, kd.kd_weight, kd.kd_temperature, kd.ce_weight) == (0, 1, 4, 1)
     assert (alone.loss.weight, alone.kd_weight, alone.ce_weight) == (0, 0, 1)
@@ -150,4 +151,4 @@ def test_the_quickstart_can_find_what_beats_kd() -> None:
 
 def test_a_space_for_rrd_says_so_when_given_another_loss() -> None:
     with pytest.raises(ValueError, match=r"loss\.name must be rrd"):
-        load_space("quickstart").with_values({"loss.name": "kd"}).check()
+        check(load_space("quickstart").with_values({"loss.name": "kd"}))
