@@ -145,19 +145,22 @@ class TrialConfig:
     def with_values(self, values: dict[str, Any]) -> "TrialConfig":
         """A copy with other values for dotted fields, all set at once: ``{"loss.student_temperature": 0.07}``.
 
-        Another ``data.name`` brings that dataset's own image size, padding and flip, where these are not set as well.
+        Another ``data.name`` brings that dataset's own image size, padding and flip, and another ``loss.name`` that
+        loss's defaults, where these are not set as well.
         """
         plain = self.to_dict()
         if values.get("data.name", self.data.name) != self.data.name:
             plain["data"] |= {"image_size": None, "padding": None, "flip": None}
-        if values.get("loss.name", self.loss.name) != self.loss.name:
-            plain["loss"] = {"weight": self.loss.weight}
+        if (loss := values.get("loss.name", self.loss.name)) != self.loss.name:
+            checks.one_of("loss.name", loss, LOSSES)
+            config: Any = LOSSES[loss]
+            plain["loss"] = {"name": loss, **dataclasses.asdict(config.Config(weight=self.loss.weight))}
         for name, value in values.items():
             *parents, last = name.split(".")
             node: Any = plain
             for parent in parents:
                 node = node.get(parent) if isinstance(node, dict) else None
-            if not isinstance(node, dict) or (last not in node and name not in _OPTIONAL_KEYS):
+            if not isinstance(node, dict) or last not in node:
                 raise ValueError(f"no field {name!r} in TrialConfig; fields are {', '.join(self.flat())}")
             node[last] = value
         return TrialConfig.from_dict(plain)
@@ -165,9 +168,6 @@ class TrialConfig:
     def flat(self) -> dict[str, Any]:
         """The plain values by dotted field."""
         return _flatten(self.to_dict())
-
-
-_OPTIONAL_KEYS = ("loss.name",)
 
 
 def _flatten(plain: dict[str, Any], prefix: str = "") -> dict[str, Any]:
