@@ -62,6 +62,9 @@ class Launch:
     def _say_what(self) -> None:
         base, places = self.space.base, self.request.places
         images = load_training(base.data, places.storage, places.data_root)
+        if base.batch_size > len(images.train_ids):
+            rule = f"at most {len(images.train_ids)}, the number of training images"
+            raise ValueError(f"batch_size must be {rule}, got {base.batch_size}")
         self.console.print(
             f"{self.request.name}: {base.teacher.architecture} teaches {base.student} on {base.data.name} "
             f"({len(images.part.classes)} classes, {len(images.train_ids)} images train, "

@@ -126,7 +126,7 @@ def held(folder: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         pid = holder.read_text().strip() if holder.is_file() else "unknown"
-        raise ValueError(f"search {folder.name} is being run by process {pid}; one driver at a time") from None
+        raise ValueError(f"{folder.name} is being run by process {pid}; one driver at a time") from None
     with lock:
         holder.write_text(f"{os.getpid()} on {os.uname().nodename}")
         yield

@@ -119,7 +119,7 @@ def teacher_recipe(config: TrialConfig) -> TrialConfig:
         loss=RRD.Config(weight=0),
         optimizer=OptimizerConfig(learning_rate=rate),
         schedule=ScheduleConfig(),
-        batch_size=64,
+        batch_size=min(64, config.batch_size),
         epochs=config.teacher.epochs,
         seed=config.teacher.seed,
     )
