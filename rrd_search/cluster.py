@@ -16,8 +16,7 @@ OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 class Cluster:
     """Started on entry, left (and, where it is this machine's own, ended) on exit.
 
-    Ray's token authentication stays as it is, and on this machine alone everything listens on loopback or is guarded
-    by the token. ValueError where no cluster answers at ``address``.
+    Ray's token authentication stays on: its processes listen on all interfaces, whatever they are told. ValueError where no cluster answers at ``address``.
     """
 
     def __init__(self, address: str | None) -> None:
