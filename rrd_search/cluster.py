@@ -16,7 +16,8 @@ OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 class Cluster:
     """Started on entry, left (and, where it is this machine's own, ended) on exit.
 
-    Ray's token authentication stays on: its processes listen on all interfaces, whatever they are told. ValueError where no cluster answers at ``address``.
+    Ray's token authentication stays on: its processes listen on all interfaces, whatever they are told. ValueError
+    where no cluster answers at ``address``.
     """
 
     def __init__(self, address: str | None) -> None:
