@@ -17,14 +17,15 @@ from rrd_search.progress import Progress, percent
 from rrd_search.record import Recorder
 from rrd_search.request import Request
 from rrd_search.search import Plan, SearchRun, run_trials
-from rrd_search.search_file import SearchFile, teacher_facts
+from rrd_search.search_file import SearchFile, read_search_file, teacher_facts
 from rrd_search.space import Space
 from rrd_search.space_check import check
+from rrd_search.students import forget_stopped
 from trainables.config import TrialConfig
 from trainables.data.parts import load_training
 from trainables.group import Resources
 from trainables.places import Places
-from trainables.teacher import TeacherFile, TeacherProgress, load_teacher, make_teacher
+from trainables.teacher import TeacherFile, TeacherProgress, load_teacher, make_teacher, stored_teacher
 
 
 class Launch:
@@ -43,14 +44,13 @@ class Launch:
         with contextlib.ExitStack() as stack:
             if self.options.address is None:  # everything about it is known before Ray is started
                 resources = self._resources([this_machine()], "this machine")
-                teacher = self._teacher(resources)
+                facts = self._teacher(resources)
                 self.console.print("starting Ray ...")
                 stack.enter_context(cluster)
             else:
                 stack.enter_context(cluster)
                 resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
-                teacher = self._teacher(resources)
-            facts = teacher_facts(teacher)
+                facts = self._teacher(resources)
             self.space = with_teacher(self.space, facts)
             self.study = study = self.study or open_study(self.request, self.space)
             self._search_file(facts).write(self.request.folder)
@@ -81,18 +81,24 @@ class Launch:
         check_fits(resources, nodes, where)
         return resources
 
-    def _teacher(self, resources: Resources) -> TeacherFile | None:
-        """The base's teacher, from its checkpoint, from the storage, or trained now."""
+    def _teacher(self, resources: Resources) -> dict[str, Any]:
+        """Facts of the base's teacher: the one that the search was begun with, or from a checkpoint, or trained now."""
         base, places = self.space.base, self.request.places
-        if self.options.teacher_checkpoint is not None:
-            return load_teacher(base, places, self.options.teacher_checkpoint)
-        found = None
+        begun, checkpoint = read_search_file(self.request.folder), self.options.teacher_checkpoint
+        if begun is not None and checkpoint is None:
+            stored_teacher(base, places.storage)
+            return begun.teacher
+        if base.teacher.weights is not None and checkpoint is None:
+            checkpoint = stored_teacher(base, places.storage)
+        if checkpoint is not None:
+            return teacher_facts(load_teacher(base, places, checkpoint))
+        facts: dict[str, Any] = {}
         for said in self._make_teacher(base, places, resources):
             if isinstance(said, TeacherProgress):
                 self._say_teacher(said)
             else:
-                found = said
-        return found
+                facts = teacher_facts(said)
+        return facts
 
     def _make_teacher(
         self, base: TrialConfig, places: Places, resources: Resources
@@ -149,6 +155,7 @@ class Launch:
         name = self.request.name
         with Progress(self.console, name=name, total=total, done=done, best=best.value if best else None) as progress:
             run_trials(SearchRun(plan, study, recorder, progress, cluster))
+        forget_stopped(self.request.folder, study)
 
     def _end(self, study: Study, recorder: Recorder, teacher: dict[str, Any]) -> int:
         whole = finished(study, self.space, self.trials) or study.exhausted

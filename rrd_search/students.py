@@ -25,3 +25,10 @@ def keep_students(folder: Path, study: Study) -> None:
 def forget_trial(folder: Path, trial_id: str) -> None:
     """A trial that was stopped early or failed is not resumed: its checkpoint goes."""
     shutil.rmtree(trial_folder(folder, trial_id), ignore_errors=True)
+
+
+def forget_stopped(folder: Path, study: Study) -> None:
+    """Once more for all of them: the workers of a stopped trial end their epoch, and may write a checkpoint after."""
+    for trial in study.trials():
+        if trial.state in ("pruned", "failed"):
+            forget_trial(folder, trial.trial_id)

@@ -102,6 +102,8 @@ def train_ranks(plan: dict[str, Any]) -> None:
     device = ray.train.torch.get_device()
     if device.type == "cpu":
         torch.set_num_threads(plan["threads"])
+    else:
+        torch.cuda.set_device(device)
     if (known := finished_report(plan["task"].folder)) is not None:  # this worker's forerunner died after the end
         return ray.train.report(known)
     worker = Worker(plan["task"], device)

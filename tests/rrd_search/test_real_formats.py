@@ -6,12 +6,15 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from mlflow import MlflowClient
 from real_formats import write_cifar10, write_cifar100, write_folder, write_stl10, write_tiny_imagenet
 
 from rrd_search.cluster import Cluster
 from rrd_search.recorded_trials import read_trials
+from rrd_search.search_file import read_search_file
 from rrd_search.tune import main
+from trainables.models import MODELS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 WRITERS: dict[str, Callable[[Path], object]] = {
@@ -89,3 +92,20 @@ def test_hours_end_a_search_that_goes_on_later(tmp_path: Path) -> None:
     for trial in before:
         assert after[trial.trial_id].config == trial.config
     assert wait_for(nothing_is_left)
+
+
+def test_a_teacher_from_a_checkpoint_stays_when_the_search_is_extended(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    torch.save({"model": MODELS["resnet8"](num_classes=10).state_dict()}, tmp_path / "given.pth")
+    arguments = ["quickstart", "--name", "given", *SMALL, "--storage", str(tmp_path), "--epochs", "1"]
+    assert main([*arguments, "--trials", "1", "--teacher-checkpoint", str(tmp_path / "given.pth")]) == 0
+    begun = read_search_file(tmp_path / "given")
+    assert begun is not None
+    assert not begun.teacher["trained_here"]
+    assert main([*arguments, "--trials", "2"]) == 0
+    extended = read_search_file(tmp_path / "given")
+    assert extended is not None
+    assert extended.teacher == begun.teacher
+    trials = [trial for trial in read_trials(tmp_path / "given") if not trial.reference]
+    assert [trial.config.teacher.weights for trial in trials] == [begun.teacher["weights"]] * 2
+    assert len(list((tmp_path / "teachers").glob("*.safetensors"))) == 1
