@@ -19,8 +19,8 @@ lint: install  ## style, types, import order
 	$(BIN)/lint-imports --no-cache
 
 ui: install  ## browse the recorded searches on http://127.0.0.1:5000
-	$(BIN)/mlflow server --host 127.0.0.1 --port 5000 --backend-store-uri sqlite:///$(STORAGE)/mlflow.db \
-	    --artifacts-destination $(STORAGE)/mlartifacts
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
+	    --backend-store-uri sqlite:///$(STORAGE)/mlflow.db --artifacts-destination $(STORAGE)/mlartifacts
 
 install: $(INSTALLED)
 
