@@ -1,6 +1,7 @@
 """The Ray that a search runs on: this machine's own, or a running cluster; and what fits on its nodes."""
 
 import os
+import socket
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -10,6 +11,7 @@ import torch
 
 from trainables.group import Resources
 
+CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 
 
@@ -29,6 +31,7 @@ class Cluster:
             options |= {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
             options |= {"object_store_memory": OBJECT_STORE_BYTES}
         else:
+            _check_answers(self.address)
             options |= {"address": self.address}
         try:
             ray.init(**options)
@@ -83,6 +86,18 @@ def _on(resources: Resources, node: Mapping[str, float]) -> int:
     if resources.gpus_per_worker:
         rooms.append(int(node.get("GPU", 0) / resources.gpus_per_worker + 1e-9))  # 1 / 0.1 is less than 10
     return min(rooms)
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself waits for minutes. ValueError where nothing listens at HOST:PORT."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        try:
+            socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
+        except OSError as error:
+            raise ValueError(
+                f"--address {address}: no Ray cluster answers there ({error.strerror or error})"
+            ) from error
 
 
 def _line(error: BaseException) -> str:
