@@ -75,18 +75,18 @@ def _keep_champion(best: TrialRecord, request: Request, console: Console) -> Non
     from rrd_search.student_program import read_student
 
     console.print(f"keeping the best student, of trial {best.trial_id}, in MLflow ...", highlight=False)
-    files = export_trial(request.folder, request.places.storage, best, request.folder / "champion")
     size = best.config.data.image_size
-    champion = Champion(
-        trial_id=best.trial_id,
-        model=read_student(files),
-        input_example=np.zeros((2, 3, size, size), np.uint8),
-        files=files,
-        name=request.name,
-    )
     try:
+        files = export_trial(request.folder, request.places.storage, best, request.folder / "champion")
+        champion = Champion(
+            trial_id=best.trial_id,
+            model=read_student(files),
+            input_example=np.zeros((2, 3, size, size), np.uint8),
+            files=files,
+            name=request.name,
+        )
         log_champion(request.mlflow_uri, request.name, champion)
-    except RuntimeError as error:
+    except (RuntimeError, ValueError, OSError) as error:  # the results are shown all the same
         console.print(f"{error}; the next start tries again", markup=False, highlight=False, soft_wrap=True)
     else:
         note.write_text(json.dumps(now))

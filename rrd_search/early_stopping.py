@@ -65,6 +65,7 @@ class Sparing(FIFOScheduler):
     def __init__(self, inner: TrialScheduler) -> None:
         super().__init__()
         self.inner = inner
+        self._stopped: set[str] = set()  # points that the inner scheduler has done with
 
     @property
     def metric(self) -> str:
@@ -75,11 +76,14 @@ class Sparing(FIFOScheduler):
             self.inner.on_trial_add(tune_controller, trial)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        spared = _spared(trial)
-        if spared == "reference":
+        if _spared(trial) == "reference" or trial.trial_id in self._stopped:
             return str(TrialScheduler.CONTINUE)
         decision = str(self.inner.on_trial_result(tune_controller, trial, result))
-        return str(TrialScheduler.CONTINUE) if spared else decision
+        if decision == TrialScheduler.STOP and _spared(trial):
+            self._stopped.add(trial.trial_id)
+            return str(TrialScheduler.CONTINUE)
+        # A paused trial would wait with nothing but its last checkpoint; the median rule only wants more samples first.
+        return str(TrialScheduler.CONTINUE) if decision == TrialScheduler.PAUSE else decision
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         if _spared(trial) != "reference":

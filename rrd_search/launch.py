@@ -158,7 +158,8 @@ class Launch:
         forget_stopped(self.request.folder, study)
 
     def _end(self, study: Study, recorder: Recorder, teacher: dict[str, Any]) -> int:
-        whole = finished(study, self.space, self.trials) or study.exhausted
+        running = any(trial.state == "running" for trial in [*study.trials(), *study.references()])
+        whole = finished(study, self.space, self.trials) or (study.exhausted and not running)
         best = study.best()
         metrics = {"best_final_val_accuracy": best.value} if best and best.value is not None else {}
         recorder.end_search(

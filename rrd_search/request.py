@@ -20,6 +20,7 @@ from trainables.places import Places
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SCHEDULERS = ("asha", "hyperband", "median", "none")  # of early_stopping.py, which takes Ray's seconds to import
+TAKEN = ("data", "teachers", "final", "mlartifacts")  # folders of the storage
 FLAGS = {"data": "data.name", "teacher": "teacher.architecture", "student": "student", "epochs": "epochs"}
 
 
@@ -76,11 +77,15 @@ def read_request(options: argparse.Namespace) -> Request:
     name = options.name or space.name
     if not NAME.fullmatch(name):
         raise ValueError(f"--name must be letters, digits, '.', '_' and '-', at most 100, got {name!r}")
+    if name in TAKEN:
+        raise ValueError(f"--name must not be one of {', '.join(TAKEN)}, which the storage folder has for itself")
     if not space.base.data.held_out:
         raise ValueError("data.held_out must be above 0 in a search, which selects on held-out images")
     if space.base.batch_size % options.workers_per_trial:
         rule = f"a divisor of batch_size, {space.base.batch_size}, got {options.workers_per_trial}"
         raise ValueError(f"--workers-per-trial must be {rule}")
+    if options.workers_per_trial > 1 and 0 < (options.gpus_per_worker or 0) < 1:
+        raise ValueError("--gpus-per-worker must be 1 or more with several workers: NCCL takes a GPU for each")
     storage = writable(options.storage)
     uri = options.mlflow_uri or f"sqlite:///{storage / 'mlflow.db'}"
     check_tracking_uri(uri)

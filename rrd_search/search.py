@@ -117,7 +117,7 @@ class SearchRun:
         if state == "complete":
             self._seconds.append(time.monotonic() - self._started[proposal.trial_id])
             keep_students(self.plan.folder, self.study)
-        else:
+        elif self.plan.resources.workers == 1:  # else its workers are still in their epoch: see ``forget_stopped``
             forget_trial(self.plan.folder, proposal.trial_id)
         if reason:
             self.progress.say(f"trial {proposal.trial_id} failed: {reason}")

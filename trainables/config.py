@@ -79,7 +79,7 @@ class ScheduleConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialConfig:
-    """One experiment: the same config gives the same student on one worker or many.
+    """One experiment, on one worker or many.
 
     The trained loss is ``ce_weight`` * cross-entropy + ``kd_weight`` * KD at ``kd_temperature`` + ``loss.weight`` *
     the loss; a part of weight 0 is left out. ``batch_size`` is that of all workers together, ``seed`` draws the

@@ -120,7 +120,10 @@ def _stop_raised(flag: Any, rank: int, device: torch.device) -> bool:
     """What rank 0 sees, told to all, so that all leave in the same epoch."""
     raised = torch.zeros(1, device=device)
     if rank == 0:
-        raised[0] = float(ray.get(flag.get.remote()))
+        try:
+            raised[0] = float(ray.get(flag.get.remote()))
+        except ray.exceptions.RayActorError:  # whoever would raise it is gone
+            raised[0] = 1.0
     dist.broadcast(raised, 0)
     return bool(raised.item())
 

@@ -147,7 +147,8 @@ class Worker:
             (folder / "config.yaml").write_text(self.config.to_yaml())
             result = {"config_hash": self.config.config_hash, "curve": self.curve, "summary": self.summary()}
             _replace(folder / "result.json", json.dumps(result).encode())
-            checkpoint_of(folder).unlink(missing_ok=True)
+            for file in (checkpoint_of(folder), *folder.glob(".checkpoint.*")):  # drafts of killed processes too
+                file.unlink(missing_ok=True)
 
     def write_checkpoint(self) -> None:
         """Everything that the rest of the trial depends on, written whole or not at all."""

@@ -99,6 +99,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     "too many GPUs": (["--gpus-per-worker", "8"], "a trial of 1 workers takes 8 GPUs, this machine has at most"),
     "too many CPUs": (["--cpus-per-worker", "4096"], "takes 4096 CPUs, this machine has at most"),
     "cluster that does not answer": (["--address", "127.0.0.1:1"], "no Ray cluster answers there"),
+    "name of a folder in the storage": (["--name", "teachers"], "--name must not be one of data, teachers"),
+    "half a GPU for each of two": (["--workers-per-trial", "2", "--gpus-per-worker", "0.5"], "--gpus-per-worker must"),
     "name with a slash": (["--name", "a/b"], "--name must be letters"),
     "file store": (["--mlflow-uri", "file:///tmp/runs"], "file"),
     "unknown store": (["--mlflow-uri", "gopher://there"], "gopher"),
