@@ -72,8 +72,11 @@ class Launch:
             highlight=False,
             soft_wrap=True,
         )
-        if pinned := check(self.space).pinned:
-            self.console.print(f"pinned, not searched: {', '.join(pinned)}", highlight=False)
+        facts = check(self.space)
+        if facts.pinned:
+            self.console.print(f"pinned, not searched: {', '.join(facts.pinned)}", highlight=False)
+        for point, why in facts.left_out.items():
+            self.console.print(f"left out: {point} ({why})", markup=False, highlight=False, soft_wrap=True)
 
     def _resources(self, nodes: list[dict[str, float]], where: str) -> Resources:
         options = self.options
