@@ -51,7 +51,7 @@ class Training:
         sums: dict[str, Tensor] = {}
         started, steps, images = time.perf_counter(), 0, 0
         for batch in batches:
-            terms = self._step(batch, teacher)
+            terms = self.step(batch, teacher)
             for name, term in terms.items():
                 sums[name] = sums[name] + term if name in sums else term.clone()
             steps += 1
@@ -63,7 +63,8 @@ class Training:
         metrics["images_per_second"] = images * world_size() / (time.perf_counter() - started)
         return metrics
 
-    def _step(self, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
+    def step(self, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
+        """Train on one batch; its loss terms, detached."""
         batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         with autocast(self.config.precision, self.device):
             says = teacher(batch) if self.distiller.needs_teacher else None

@@ -77,7 +77,7 @@ def train(config: TrialConfig, storage: Path) -> dict[str, torch.Tensor]:
         source = table.epoch(epoch, 2) if world_size() > 1 else teacher  # two ranks compute the table together
         for batch in batches.epoch(epoch, config.batch_size, own_rank(), world_size()):
             if len(losses) < STEPS:
-                loss = training._step(batch._replace(images=batch.images.double()), Single(source))["loss"]
+                loss = training.step(batch._replace(images=batch.images.double()), Single(source))["loss"]
                 losses.append(sum_over_ranks(loss.clone()) / world_size())
     memory = training.distiller.loss.memory
     weights = torch.cat([weight.detach().flatten() for weight in training.distiller.parameters()])
