@@ -28,6 +28,7 @@ from trainables.data.parts import load_training
 from trainables.group import Resources
 from trainables.places import Places
 from trainables.teacher import TeacherFile, TeacherProgress, load_teacher, make_teacher, stored_teacher
+from trainables.teacher_table import table_bytes
 
 
 class Launch:
@@ -81,6 +82,10 @@ class Launch:
             self.console.print(f"pinned, not searched: {', '.join(facts.pinned)}", highlight=False)
         for point, why in facts.left_out.items():
             self.console.print(f"left out: {point} ({why})", markup=False, highlight=False, soft_wrap=True)
+        table_gb = table_bytes(base, len(images.train_ids)) / 2**30
+        if table_gb > places.table_gb:
+            told = f"the teacher's table would take {table_gb:.3g} GiB, --table-gb allows {places.table_gb:g}"
+            self.console.print(f"{told}: the later epochs take the live teacher", highlight=False, soft_wrap=True)
 
     def _resources(self, nodes: list[dict[str, float]], where: str) -> Resources:
         options = self.options

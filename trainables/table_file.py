@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 from filelock import FileLock
 
+from trainables.arrow_file import map_batch, write_batch
+
 UNUSED_SECONDS = 3600  # after which the files of another table may make room
 SPARE_BYTES = 2**30  # of the disk that tables never take
 
@@ -45,12 +47,7 @@ def write_rows(draft: Path, path: Path, column: str, rows: np.ndarray) -> bool:
     table = pa.record_batch([pa.FixedSizeListArray.from_arrays(flat, rows.shape[1])], [column])
     table = table.replace_schema_metadata({"crc32": str(zlib.crc32(np.ascontiguousarray(rows).data))})
     try:
-        with draft.open("wb") as file:
-            with pa.ipc.new_file(file, table.schema) as writer:
-                writer.write_batch(table)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the name without the content
-        draft.replace(path)
+        write_batch(draft, path, table)
     except OSError:
         draft.unlink(missing_ok=True)
         return False
@@ -62,12 +59,11 @@ def read_rows(path: Path, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray
     if not path.exists():
         raise FileNotFoundError(path)
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        batch = reader.get_batch(0)
+        batch, metadata = map_batch(path)
         values = batch.column(0).values.to_numpy(zero_copy_only=True)
         if values.dtype != dtype or values.size != shape[0] * shape[1]:
             raise ValueError(f"it holds {values.size} numbers of {values.dtype}, not {shape} of {dtype}")
-        if str(zlib.crc32(values.data)) != (reader.schema.metadata or {}).get(b"crc32", b"").decode():
+        if str(zlib.crc32(values.data)) != metadata.get("crc32"):
             raise ValueError("its checksum is wrong")
     except (pa.ArrowException, OSError, AttributeError, ValueError, IndexError) as error:
         raise DamagedTable(f"{path} is damaged: {' '.join(str(error).split())}") from error

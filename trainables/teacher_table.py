@@ -17,6 +17,7 @@ from torch import Tensor
 from trainables.config import TrialConfig
 from trainables.data.batches import Batches
 from trainables.losses import LOSSES
+from trainables.models import embedding_dim
 from trainables.outputs import Batch, Outputs
 from trainables.places import Places
 from trainables.ranks import all_agree, from_first, gather, own_rank, world_size
@@ -180,6 +181,12 @@ class TeacherTable:
     def _path(self, entry: int) -> Path:
         name = "unaugmented" if entry == UNAUGMENTED else f"epoch-{entry:04d}"
         return self._folder / f"{name}.arrow"
+
+
+def table_bytes(config: TrialConfig, images: int) -> int:
+    """How much the files of a config's whole table take, for so many training images: an upper bound."""
+    row = embedding_dim(config.teacher.architecture) * np.dtype(config.teacher.table_precision).itemsize
+    return min(config.epochs, config.data.views) * (images * row + HEADER_BYTES) if TeacherTable.serves(config) else 0
 
 
 class _Claim:

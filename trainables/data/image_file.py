@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from trainables.arrow_file import map_batch, write_batch
 from trainables.data.dataset import PerChannel
 
 _CHECKSUM_UP_TO_BYTES = 2**30  # at every opening; a larger file would take seconds, at every start of a process
@@ -57,12 +58,7 @@ def write_images(path: Path, part: Images) -> None:
     for abandoned in path.parent.glob(f"{path.name}.*.partial"):  # by a process that was killed here
         abandoned.unlink()
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with partial.open("wb") as file:
-        with pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_batch(table)
-        file.flush()
-        os.fsync(file.fileno())  # or a power cut could leave the name without the content
-    partial.replace(path)
+    write_batch(partial, path, table)
 
 
 def read_images(path: Path) -> Images:
@@ -70,10 +66,9 @@ def read_images(path: Path) -> Images:
     if not path.exists():
         raise FileNotFoundError(path)
     try:
-        reader = pa.ipc.open_file(pa.memory_map(str(path)))
-        batch = reader.get_batch(0)
+        batch, metadata = map_batch(path)
         batch.validate()
-        facts = {name.decode(): json.loads(fact) for name, fact in (reader.schema.metadata or {}).items()}
+        facts = {name: json.loads(fact) for name, fact in metadata.items()}
         count, size = facts["images"], facts["image_size"]
         part = Images(
             images=_column(batch, "image", np.uint8, (count, 3, size, size)),
