@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 
 from rrd_search.quiet import quiet_optuna
 from rrd_search.samplers import draw, make_sampler
@@ -56,8 +56,10 @@ class Study:
         if "space" not in self._searched.user_attrs:
             self._searched.set_user_attr("objective", OBJECTIVE)
             self._searched.set_user_attr("space", self._facts.description)
-        self._rows: dict[str, int] = {}  # trial id -> the storage's own number, over both studies
+        self._rows: dict[str, tuple[int, int]] = {}  # trial id -> the storage's own id, the number in its study
         self._hashes: dict[str, str] = {}  # config hash -> trial id, of searched trials
+        self._running: dict[str, set[int]] = {}  # trial id -> the epochs reported, while it has not ended
+        self._values: dict[str, float] = {}  # trial id -> value, of complete searched trials
         self._unfinished = self._read()
         self._start_is_queued = False
 
@@ -107,28 +109,33 @@ class Study:
 
     def report(self, trial_id: str, epoch: int, value: float) -> None:
         """The objective after an epoch. An epoch that was reported before, or a trial that has ended, is left alone."""
-        trial = self._trial(trial_id)
-        if not trial.state.is_finished() and epoch not in trial.intermediate_values:
-            self.storage.optuna.set_trial_intermediate_value(trial._trial_id, epoch, float(value))
+        assert trial_id in self._rows, f"trial {trial_id} was never proposed"
+        if epoch not in self._running.get(trial_id, (epoch,)):
+            self.storage.optuna.set_trial_intermediate_value(self._rows[trial_id][0], epoch, float(value))
+            self._running[trial_id].add(epoch)
 
     def tell(self, trial_id: str, state: str, value: float | None, reason: str | None = None) -> None:
         """How a trial ended: complete, pruned (its value is that of the last reported epoch) or failed. Telling again
         changes nothing. A complete trial without a finite value is told as failed."""
         assert state in TOLD, f"a trial ends as one of {', '.join(TOLD)}, not {state}"
-        trial = self._trial(trial_id)
-        if trial.state.is_finished():
+        assert trial_id in self._rows, f"trial {trial_id} was never proposed"
+        if trial_id not in self._running:
             return
         if state == "complete" and (value is None or not math.isfinite(value)):
             state, reason = "failed", reason or f"{OBJECTIVE} is {value}"
+        row, number = self._rows[trial_id]
         if reason is not None:
-            self.storage.optuna.set_trial_user_attr(trial._trial_id, "reason", reason)
+            self.storage.optuna.set_trial_user_attr(row, "reason", reason)
         with quiet_optuna():
             told = value if state == "complete" else None
-            self._study(trial_id).tell(trial.number, told, state=TOLD[state])
+            self._study(trial_id).tell(number, told, state=TOLD[state])
+        del self._running[trial_id]
+        if told is not None and not trial_id.startswith(REFERENCE_PREFIX):
+            self._values[trial_id] = told
 
     def unfinished(self) -> list[Proposal]:
         """Trials that an earlier process had not ended, to be run again under their ids; references first."""
-        return [one for one in self._unfinished if not self._trial(one.trial_id).state.is_finished()]
+        return [one for one in self._unfinished if one.trial_id in self._running]
 
     def trials(self) -> list[TrialRecord]:
         """The searched trials in the order of their proposals."""
@@ -139,8 +146,12 @@ class Study:
 
     def best(self) -> TrialRecord | None:
         """The complete searched trial with the highest value, the earliest of equal ones."""
-        complete = [one for one in self.trials() if one.state == "complete" and one.value is not None]
-        return max(complete, key=lambda one: one.value or 0.0, default=None)
+        first = self.ranked()[:1]
+        return record_of(self.storage.optuna.get_trial(self._rows[first[0]][0]), False) if first else None
+
+    def ranked(self) -> list[str]:
+        """The ids of the complete searched trials, the best first, the earlier of equal ones first."""
+        return sorted(self._values, key=lambda trial_id: (-self._values[trial_id], trial_id))
 
     def close(self) -> None:
         self.storage.close()
@@ -151,11 +162,15 @@ class Study:
         for study, reference in ((self._references, True), (self._searched, False)):
             for trial in study.get_trials(deepcopy=False):
                 if is_kept(trial):
-                    self._rows[id_of(trial, reference)] = trial._trial_id
+                    trial_id = id_of(trial, reference)
+                    self._rows[trial_id] = trial._trial_id, trial.number
                     if not reference:
-                        self._hashes[trial.user_attrs["config_hash"]] = searched_id(trial.number)
+                        self._hashes[trial.user_attrs["config_hash"]] = trial_id
                     if trial.state == TrialState.RUNNING:
                         running.append(proposal_of(trial, reference))
+                        self._running[trial_id] = set(trial.intermediate_values)
+                    elif trial.state == TrialState.COMPLETE and not reference:
+                        self._values[trial_id] = trial.values[0]
                 elif trial.state == TrialState.RUNNING:
                     study.tell(trial.number, state=TrialState.FAIL)
         return running
@@ -217,7 +232,8 @@ class Study:
     def _keep(self, trial: optuna.Trial, trial_id: str, config: TrialConfig) -> None:
         trial.set_user_attr("config_hash", config.config_hash)
         trial.set_user_attr("config", config.to_dict())  # last: it marks a trial that was proposed
-        self._rows[trial_id] = trial._trial_id
+        self._rows[trial_id] = trial._trial_id, trial.number
+        self._running[trial_id] = set()
 
     def _drop(self, trial: optuna.Trial, attribute: str, why: str) -> None:
         trial.set_user_attr(attribute, why)
@@ -226,10 +242,6 @@ class Study:
 
     def _study(self, trial_id: str) -> optuna.Study:
         return self._references if trial_id.startswith(REFERENCE_PREFIX) else self._searched
-
-    def _trial(self, trial_id: str) -> FrozenTrial:
-        assert trial_id in self._rows, f"trial {trial_id} was never proposed"
-        return self.storage.optuna.get_trial(self._rows[trial_id])
 
 
 def _open(storage: StudyStorage, name: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:

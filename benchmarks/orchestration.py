@@ -1,0 +1,274 @@
+"""What the driver costs: many simulated trials on real Ray Tune, with the real study, recorder and display.
+
+python -m benchmarks.orchestration [--trials 1000] [--concurrent 16] [--seconds 5]
+"""
+
+import argparse
+import io
+import math
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ray
+from optuna.samplers import BaseSampler
+from ray import tune
+from rich.console import Console
+
+from rrd_search.cluster import Cluster
+from rrd_search.optuna_searcher import Study
+from rrd_search.progress import Progress
+from rrd_search.record import Recorder
+from rrd_search.samplers import SAMPLERS
+from rrd_search.search import Plan, SearchRun, run_trials
+from rrd_search.space import load_space
+from trainables.group import Resources
+from trainables.places import Places
+
+EPOCHS = 5  # of a simulated trial, each of them reported by itself
+SHOWN = ("val_accuracy_top5", "val_loss", "train_loss", "train_ce", "train_kd", "train_rrd_kl", "teacher_entropy")
+EARLY, WINDOW = 100, 100  # the first window's middle, and the width of both, in trials
+CLOSE_SECONDS = 120.0  # for what MLflow has not taken at the end
+
+
+class Simulated(tune.Trainable):
+    """A trial that trains nothing: it waits, and reports as a trial does."""
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        self.plan, self.epoch, self.started = new_config, 0, 0.0
+        return True
+
+    def step(self) -> dict[str, Any]:
+        self.started = self.started or time.time()
+        self.epoch += 1
+        due = self.started + self.epoch * self.plan["epoch_seconds"]
+        time.sleep(max(0.0, due - time.time()))
+        metrics = {"epoch": self.epoch, "val_accuracy": self.plan["value"] * self.epoch / self.plan["epochs"]}
+        metrics |= dict.fromkeys(self.plan["shown"], 0.5)
+        done = self.epoch == self.plan["epochs"]
+        summary = {"epochs_run": float(self.epoch), "final_val_accuracy": metrics["val_accuracy"]}
+        report = {**metrics, "summary": summary, "curve": [metrics], "done": done}
+        return report | {"pid": os.getpid(), "started": self.started}
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        return {}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        pass
+
+
+@dataclass
+class Clock:
+    """Wall and processor seconds of what ran under it."""
+
+    wall: float = 0.0
+    cpu: float = 0.0
+    asks: list[float] = field(default_factory=list)  # wall seconds of each proposal's sampler
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        wall, cpu = time.perf_counter(), time.thread_time()
+        try:
+            yield
+        finally:
+            self.wall += time.perf_counter() - wall
+            self.cpu += time.thread_time() - cpu
+
+
+class Clocked(BaseSampler):
+    """Another sampler, under a clock."""
+
+    def __init__(self, sampler: BaseSampler, clock: Clock) -> None:
+        self._sampler, self._clock = sampler, clock
+
+    def infer_relative_search_space(self, study: Any, trial: Any) -> Any:
+        with self._clock.running():
+            return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(self, study: Any, trial: Any, search_space: Any) -> Any:
+        with self._clock.running():
+            return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(self, study: Any, trial: Any, param_name: str, param_distribution: Any) -> Any:
+        with self._clock.running():
+            return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What was spent when a trial ended. ``own``: wall seconds in this project's code on the driver."""
+
+    at: float
+    process_cpu: float
+    own_wall: float
+    sampler_wall: float
+    sampler_cpu: float
+
+
+class MeasuredRun(SearchRun):
+    """A search's driver, under clocks; its trials are told how long to wait and what to say."""
+
+    def __init__(self, *parts: Any, sampler: Clock, epoch_seconds: float) -> None:
+        super().__init__(*parts)
+        self.sampler, self.own, self.epoch_seconds = sampler, Clock(), epoch_seconds
+        self.marks: list[Mark] = []
+        self.spans: dict[str, tuple[float, float]] = {}  # trial -> its start there, its end as heard here
+        self.pids: dict[int, float] = {}  # process -> the start of its first trial
+        self.began = time.time()
+        self.recorder_lag, self.missing = "", ""
+
+    def next(self, tune_id: str) -> Any:
+        before = self.sampler.wall
+        with self.own.running():
+            said = super().next(tune_id)
+        if self.sampler.wall > before:
+            self.sampler.asks.append(self.sampler.wall - before)
+        return said
+
+    def heard(self, tune_id: str, result: dict[str, Any]) -> None:
+        with self.own.running():
+            super().heard(tune_id, result)
+
+    def ended(self, tune_id: str, result: dict[str, Any], error: str | None) -> None:
+        self.spans[tune_id] = result["started"], time.time()
+        self.pids[result["pid"]] = min(result["started"], self.pids.get(result["pid"], math.inf))
+        with self.own.running():
+            super().ended(tune_id, result, error)
+        self.marks.append(
+            Mark(time.time(), time.process_time(), self.own.wall, self.sampler.wall, self.sampler.cpu)
+        )
+
+    def _tune_config(self, proposal: Any) -> dict[str, Any]:
+        simulated = {"epoch_seconds": self.epoch_seconds, "epochs": EPOCHS, "shown": SHOWN}
+        return super()._tune_config(proposal) | simulated | {"value": _value(proposal.config.flat())}
+
+
+def main() -> None:
+    options = _options()
+    sampler = Clock()
+    make = SAMPLERS[options.sampler]
+    SAMPLERS[options.sampler] = lambda seed, number: Clocked(make(seed, number), sampler)
+    with tempfile.TemporaryDirectory(prefix="orchestration-") as folder:
+        run = _run(options, Path(folder), sampler)
+    print("\n".join(_table(options, run)))
+
+
+def _run(options: argparse.Namespace, folder: Path, sampler: Clock) -> MeasuredRun:
+    space = load_space("rrd").with_values({"epochs": EPOCHS})
+    ray.init(
+        address="local",
+        num_cpus=options.concurrent,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=200 * 2**20,
+    )
+    study = Study(f"sqlite:///{folder / 'study.db'}", "simulated", space, options.sampler)
+    recorder = Recorder(folder, f"sqlite:///{folder / 'mlflow.db'}", "simulated")
+    recorder.start_search({}, {})
+    plan = Plan(
+        folder=folder,
+        places=Places(storage=folder, data_root=folder),
+        trials=options.trials,
+        scheduler="none",
+        epochs=EPOCHS,
+        resources=Resources(),
+        max_concurrent=options.concurrent,
+        deadline=None,
+    )
+    console = Console(file=io.StringIO())
+    epoch_seconds = options.seconds / EPOCHS
+    with Progress(console, name="simulated", total=options.trials, done=0, best=None) as progress:
+        parts = (plan, study, recorder, progress, Cluster(None))
+        run = MeasuredRun(*parts, sampler=sampler, epoch_seconds=epoch_seconds)
+        run_trials(run, Simulated)
+    unsent = recorder.unsent()
+    closing = time.time()
+    run.missing = recorder.close(CLOSE_SECONDS) or "nothing is missing"
+    run.recorder_lag = f"{unsent} events unsent at the end, sent in {time.time() - closing:.1f} s"
+    ray.shutdown()
+    study.close()
+    return run
+
+
+def _value(flat: dict[str, Any]) -> float:
+    """An accuracy that is best at certain temperatures and a certain learning rate."""
+    distances = (
+        math.log(flat["loss.student_temperature"] / 0.1),
+        math.log(flat["loss.teacher_temperature"] / 0.05),
+        math.log(flat["optimizer.learning_rate"] / 0.05),
+    )
+    return 0.7 - sum(distance**2 for distance in distances) / 50
+
+
+def _table(options: argparse.Namespace, run: MeasuredRun) -> list[str]:
+    starts, ends = zip(*run.spans.values(), strict=True)
+    total, ideal = max(ends) - min(starts), len(ends) * options.seconds / options.concurrent
+    processes = sorted(run.pids.values())
+    gaps = _gaps(run, options.seconds)
+    early = _window(run.marks, EARLY - WINDOW // 2)
+    late = _window(run.marks, len(run.marks) - options.concurrent - WINDOW)
+    asks, few = run.sampler.asks, WINDOW
+    return [
+        f"{len(ends)} simulated trials of {options.seconds:g} s, {options.concurrent} concurrent, {EPOCHS} reports each, "
+        f"sampler {options.sampler}; {os.cpu_count()} cores, load {' '.join(f'{one:.1f}' for one in os.getloadavg())}",
+        f"start-up: first trial {processes[0] - run.began:.1f} s after the call, the last of {len(processes)} processes "
+        f"{processes[-1] - processes[0]:.1f} s later",
+        f"first start to last end: {total:.1f} s, ideal {ideal:.1f} s: {total / ideal:.2f} (at most 1.2)",
+        f"a trial's end to the next one's start in its place: median {statistics.median(gaps):.2f} s",
+        f"driver's CPU per trial, sampler apart: {early.cpu * 1e3:.0f} ms around trial {EARLY}, {late.cpu * 1e3:.0f} ms "
+        f"at the end: {late.cpu / early.cpu:.2f} (at most 1.5)",
+        f"own code's wall time per trial, sampler apart: {early.wall * 1e3:.0f} ms and {late.wall * 1e3:.0f} ms: "
+        f"{late.wall / early.wall:.2f}",
+        f"sampler per trial: CPU {early.sampler_cpu * 1e3:.0f} ms and {late.sampler_cpu * 1e3:.0f} ms; wall, median of "
+        f"asks {EARLY - few // 2} to {EARLY + few // 2}: {statistics.median(asks[EARLY - few // 2 :][:few]) * 1e3:.0f} ms, "
+        f"of the last {few}: {statistics.median(asks[-few:]) * 1e3:.0f} ms",
+        f"recorder: {run.recorder_lag}; {run.missing}",
+    ]
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds per trial."""
+
+    cpu: float  # of the driver's process, without the sampler
+    wall: float  # in this project's code, without the sampler
+    sampler_cpu: float
+
+
+def _window(marks: list[Mark], start: int) -> Cost:
+    first, last = marks[max(0, start)], marks[min(len(marks) - 1, start + WINDOW)]
+    count = marks.index(last) - marks.index(first)
+    sampler_cpu, sampler_wall = last.sampler_cpu - first.sampler_cpu, last.sampler_wall - first.sampler_wall
+    cpu = last.process_cpu - first.process_cpu - sampler_cpu
+    return Cost(cpu / count, (last.own_wall - first.own_wall - sampler_wall) / count, sampler_cpu / count)
+
+
+def _gaps(run: MeasuredRun, seconds: float) -> list[float]:
+    """From the end of each trial's work to the start of a next one: ends and starts paired in their order."""
+    starts = sorted(start for start, _ in run.spans.values())
+    places = len(run.pids)
+    ends = sorted(start + seconds for start in starts)
+    return [start - end for start, end in zip(starts[places:], ends, strict=False)]
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=1000)
+    parser.add_argument("--concurrent", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=5.0, help="that a trial takes")
+    parser.add_argument("--sampler", choices=SAMPLERS, default="tpe")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
