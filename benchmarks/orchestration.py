@@ -223,7 +223,8 @@ def _table(options: argparse.Namespace, run: MeasuredRun) -> list[str]:
         f"sampler {options.sampler}; {os.cpu_count()} cores, load {' '.join(f'{one:.1f}' for one in os.getloadavg())}",
         f"start-up: first trial {processes[0] - run.began:.1f} s after the call, the last of {len(processes)} processes "
         f"{processes[-1] - processes[0]:.1f} s later",
-        f"first start to last end: {total:.1f} s, ideal {ideal:.1f} s: {total / ideal:.2f} (at most 1.2)",
+        f"first start to last end: {total:.1f} s, ideal {ideal:.1f} s: {total / ideal:.2f}; since all processes run: "
+        f"{_steady(run, options):.2f} (at most 1.2)",
         f"a trial's end to the next one's start in its place: median {statistics.median(gaps):.2f} s",
         f"driver's CPU per trial, sampler apart: {early.cpu * 1e3:.0f} ms around trial {EARLY}, {late.cpu * 1e3:.0f} ms "
         f"at the end: {late.cpu / early.cpu:.2f} (at most 1.5)",
@@ -251,6 +252,13 @@ def _window(marks: list[Mark], start: int) -> Cost:
     sampler_cpu, sampler_wall = last.sampler_cpu - first.sampler_cpu, last.sampler_wall - first.sampler_wall
     cpu = last.process_cpu - first.process_cpu - sampler_cpu
     return Cost(cpu / count, (last.own_wall - first.own_wall - sampler_wall) / count, sampler_cpu / count)
+
+
+def _steady(run: MeasuredRun, options: argparse.Namespace) -> float:
+    """The time of all places since their processes run, over the time in which trials ran there."""
+    begin, end = max(run.pids.values()), max(heard for _, heard in run.spans.values())
+    busy = sum(max(0.0, start + options.seconds - max(begin, start)) for start, _ in run.spans.values())
+    return (end - begin) * options.concurrent / busy
 
 
 def _gaps(run: MeasuredRun, seconds: float) -> list[float]:

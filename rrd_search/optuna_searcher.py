@@ -8,7 +8,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from rrd_search.quiet import quiet_optuna
 from rrd_search.samplers import draw, make_sampler
@@ -147,7 +147,7 @@ class Study:
     def best(self) -> TrialRecord | None:
         """The complete searched trial with the highest value, the earliest of equal ones."""
         first = self.ranked()[:1]
-        return record_of(self.storage.optuna.get_trial(self._rows[first[0]][0]), False) if first else None
+        return record_of(self._trial(first[0]), False) if first else None
 
     def ranked(self) -> list[str]:
         """The ids of the complete searched trials, the best first, the earlier of equal ones first."""
@@ -242,6 +242,10 @@ class Study:
 
     def _study(self, trial_id: str) -> optuna.Study:
         return self._references if trial_id.startswith(REFERENCE_PREFIX) else self._searched
+
+    def _trial(self, trial_id: str) -> FrozenTrial:
+        assert trial_id in self._rows, f"trial {trial_id} was never proposed"
+        return self.storage.optuna.get_trial(self._rows[trial_id][0])
 
 
 def _open(storage: StudyStorage, name: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
