@@ -42,10 +42,20 @@ class Study:
     may use a study. ``exhausted`` is True once no new config could be found.
     """
 
-    def __init__(self, storage_url: str, name: str, space: Space, sampler: str = "tpe", seed: int = 0) -> None:
-        """Open or begin the study called ``name``. ValueError for an unknown sampler, or a space that is not right."""
+    def __init__(
+        self,
+        storage_url: str,
+        name: str,
+        space: Space,
+        sampler: str = "tpe",
+        seed: int = 0,
+        independent_schedules: bool = False,
+    ) -> None:
+        """Open or begin the study called ``name``. ``independent_schedules``: each trial has its own order and views of
+        the images, instead of all the same. ValueError for an unknown sampler, or a space that is not right."""
         self.exhausted = False
         self._space, self._sampler, self._seed = space, sampler, seed
+        self._independent_schedules = independent_schedules
         self._facts = check(space)
         first = make_sampler(sampler, seed, 0)
         self.storage = StudyStorage(storage_url)
@@ -57,7 +67,7 @@ class Study:
             self._searched.set_user_attr("objective", OBJECTIVE)
             self._searched.set_user_attr("space", self._facts.description)
         self._rows: dict[str, tuple[int, int]] = {}  # trial id -> the storage's own id, the number in its study
-        self._hashes: dict[str, str] = {}  # config hash -> trial id, of searched trials
+        self._hashes: dict[str, str] = {}  # hash of the config as the space gave it -> trial id, of searched trials
         self._running: dict[str, set[int]] = {}  # trial id -> the epochs reported, while it has not ended
         self._values: dict[str, float] = {}  # trial id -> value, of complete searched trials
         self._unfinished = self._read()
@@ -103,6 +113,7 @@ class Study:
                 with quiet_optuna():
                     trial = self._references.ask()
                 trial.set_user_attr("point", name)
+                config = self._scheduled(config, reference_id(name))
                 self._keep(trial, reference_id(name), config)
                 proposals.append(Proposal(reference_id(name), config, {}, name))
         return proposals
@@ -165,7 +176,7 @@ class Study:
                     trial_id = id_of(trial, reference)
                     self._rows[trial_id] = trial._trial_id, trial.number
                     if not reference:
-                        self._hashes[trial.user_attrs["config_hash"]] = trial_id
+                        self._hashes[self._hash_given(trial)] = trial_id
                     if trial.state == TrialState.RUNNING:
                         running.append(proposal_of(trial, reference))
                         self._running[trial_id] = set(trial.intermediate_values)
@@ -211,6 +222,7 @@ class Study:
             self._drop(trial, "duplicate_of", self._hashes[config.config_hash])
             return None, bool(waiting)
         self._hashes[config.config_hash] = searched_id(number)
+        config = self._scheduled(config, searched_id(number))
         self._keep(trial, searched_id(number), config)
         return Proposal(searched_id(number), config, trial.params, trial.user_attrs.get("point")), bool(waiting)
 
@@ -228,6 +240,19 @@ class Study:
             if config.config_hash not in self._hashes:
                 return trial.params
         return None
+
+    def _scheduled(self, config: TrialConfig, trial_id: str) -> TrialConfig:
+        """With its own schedule where trials do not share one: drawn from the shared one's seed and the trial's id."""
+        if not self._independent_schedules:
+            return config
+        return config.with_values({"data.schedule_seed": draw(config.data.schedule_seed, trial_id)})
+
+    def _hash_given(self, trial: FrozenTrial) -> str:
+        """That of a kept trial's config, as the space gave it."""
+        if not self._independent_schedules:
+            return str(trial.user_attrs["config_hash"])
+        config = TrialConfig.from_dict(trial.user_attrs["config"])
+        return config.with_values({"data.schedule_seed": self._space.base.data.schedule_seed}).config_hash
 
     def _keep(self, trial: optuna.Trial, trial_id: str, config: TrialConfig) -> None:
         trial.set_user_attr("config_hash", config.config_hash)

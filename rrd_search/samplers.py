@@ -24,9 +24,9 @@ TPE_SEES = 300  # ended trials; the time of a proposal grows with them
 GP_SEES = 100  # with these it takes half a second, and twice as many take more than twice as long
 
 
-def draw(seed: int, number: int) -> int:
-    """A seed of 32 bits for one trial of a search."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4])
+def draw(seed: int, trial: int | str) -> int:
+    """A seed of 32 bits for one trial of a search: by its number for the sampler, by its id for its schedule."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {trial}".encode()).digest()[:4])
 
 
 def _tpe(seed: int, number: int) -> BaseSampler:
