@@ -4,7 +4,6 @@ python -m benchmarks.orchestration [--trials 1000] [--concurrent 16] [--seconds 
 """
 
 import argparse
-import io
 import math
 import os
 import statistics
@@ -13,28 +12,21 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import ray
 from optuna.samplers import BaseSampler
 from ray import tune
-from rich.console import Console
 
-from rrd_search.cluster import Cluster
-from rrd_search.optuna_searcher import Study
-from rrd_search.progress import Progress
-from rrd_search.record import Recorder
+from benchmarks.small_search import SmallSearch
 from rrd_search.samplers import SAMPLERS
-from rrd_search.search import Plan, SearchRun, run_trials
+from rrd_search.search import SearchRun
 from rrd_search.space import load_space
-from trainables.group import Resources
-from trainables.places import Places
 
 EPOCHS = 5  # of a simulated trial, each of them reported by itself
 SHOWN = ("val_accuracy_top5", "val_loss", "train_loss", "train_ce", "train_kd", "train_rrd_kl", "teacher_entropy")
 EARLY, WINDOW = 100, 100  # the first window's middle, and the width of both, in trials
-CLOSE_SECONDS = 120.0  # for what MLflow has not taken at the end
 
 
 class Simulated(tune.Trainable):
@@ -124,7 +116,6 @@ class MeasuredRun(SearchRun):
         self.spans: dict[str, tuple[float, float]] = {}  # trial -> its start there, its end as heard here
         self.pids: dict[int, float] = {}  # process -> the start of its first trial
         self.began = time.time()
-        self.recorder_lag, self.missing = "", ""
 
     def next(self, tune_id: str) -> Any:
         before = self.sampler.wall
@@ -143,9 +134,7 @@ class MeasuredRun(SearchRun):
         self.pids[result["pid"]] = min(result["started"], self.pids.get(result["pid"], math.inf))
         with self.own.running():
             super().ended(tune_id, result, error)
-        self.marks.append(
-            Mark(time.time(), time.process_time(), self.own.wall, self.sampler.wall, self.sampler.cpu)
-        )
+        self.marks.append(Mark(time.time(), time.process_time(), self.own.wall, self.sampler.wall, self.sampler.cpu))
 
     def _tune_config(self, proposal: Any) -> dict[str, Any]:
         simulated = {"epoch_seconds": self.epoch_seconds, "epochs": EPOCHS, "shown": SHOWN}
@@ -153,51 +142,26 @@ class MeasuredRun(SearchRun):
 
 
 def main() -> None:
-    options = _options()
-    sampler = Clock()
+    options, sampler = _options(), Clock()
     make = SAMPLERS[options.sampler]
     SAMPLERS[options.sampler] = lambda seed, number: Clocked(make(seed, number), sampler)
+    driver = partial(MeasuredRun, sampler=sampler, epoch_seconds=options.seconds / EPOCHS)
+    runs: list[MeasuredRun] = []
+
+    def keep(*parts: Any) -> MeasuredRun:
+        runs.append(driver(*parts))
+        return runs[0]
+
     with tempfile.TemporaryDirectory(prefix="orchestration-") as folder:
-        run = _run(options, Path(folder), sampler)
-    print("\n".join(_table(options, run)))
-
-
-def _run(options: argparse.Namespace, folder: Path, sampler: Clock) -> MeasuredRun:
-    space = load_space("rrd").with_values({"epochs": EPOCHS})
-    ray.init(
-        address="local",
-        num_cpus=options.concurrent,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=200 * 2**20,
-    )
-    study = Study(f"sqlite:///{folder / 'study.db'}", "simulated", space, options.sampler)
-    recorder = Recorder(folder, f"sqlite:///{folder / 'mlflow.db'}", "simulated")
-    recorder.start_search({}, {})
-    plan = Plan(
-        folder=folder,
-        places=Places(storage=folder, data_root=folder),
-        trials=options.trials,
-        scheduler="none",
-        epochs=EPOCHS,
-        resources=Resources(),
-        max_concurrent=options.concurrent,
-        deadline=None,
-    )
-    console = Console(file=io.StringIO())
-    epoch_seconds = options.seconds / EPOCHS
-    with Progress(console, name="simulated", total=options.trials, done=0, best=None) as progress:
-        parts = (plan, study, recorder, progress, Cluster(None))
-        run = MeasuredRun(*parts, sampler=sampler, epoch_seconds=epoch_seconds)
-        run_trials(run, Simulated)
-    unsent = recorder.unsent()
-    closing = time.time()
-    run.missing = recorder.close(CLOSE_SECONDS) or "nothing is missing"
-    run.recorder_lag = f"{unsent} events unsent at the end, sent in {time.time() - closing:.1f} s"
-    ray.shutdown()
-    study.close()
-    return run
+        search = SmallSearch(
+            folder=Path(folder),
+            space=load_space("rrd").with_values({"epochs": EPOCHS}),
+            trials=options.trials,
+            concurrent=options.concurrent,
+            sampler=options.sampler,
+        )
+        said = search.run(keep, Simulated)
+    print("\n".join([*_table(options, runs[0]), f"recorder: {said}"]))
 
 
 def _value(flat: dict[str, Any]) -> float:
@@ -214,27 +178,29 @@ def _table(options: argparse.Namespace, run: MeasuredRun) -> list[str]:
     starts, ends = zip(*run.spans.values(), strict=True)
     total, ideal = max(ends) - min(starts), len(ends) * options.seconds / options.concurrent
     processes = sorted(run.pids.values())
-    gaps = _gaps(run, options.seconds)
+    begun, ramp = processes[0] - run.began, processes[-1] - processes[0]
     early = _window(run.marks, EARLY - WINDOW // 2)
     late = _window(run.marks, len(run.marks) - options.concurrent - WINDOW)
-    asks, few = run.sampler.asks, WINDOW
+    asks = run.sampler.asks[EARLY - WINDOW // 2 :][:WINDOW], run.sampler.asks[-WINDOW:]
+    load = " ".join(f"{one:.1f}" for one in os.getloadavg())
     return [
-        f"{len(ends)} simulated trials of {options.seconds:g} s, {options.concurrent} concurrent, {EPOCHS} reports each, "
-        f"sampler {options.sampler}; {os.cpu_count()} cores, load {' '.join(f'{one:.1f}' for one in os.getloadavg())}",
-        f"start-up: first trial {processes[0] - run.began:.1f} s after the call, the last of {len(processes)} processes "
-        f"{processes[-1] - processes[0]:.1f} s later",
-        f"first start to last end: {total:.1f} s, ideal {ideal:.1f} s: {total / ideal:.2f}; since all processes run: "
-        f"{_steady(run, options):.2f} (at most 1.2)",
-        f"a trial's end to the next one's start in its place: median {statistics.median(gaps):.2f} s",
-        f"driver's CPU per trial, sampler apart: {early.cpu * 1e3:.0f} ms around trial {EARLY}, {late.cpu * 1e3:.0f} ms "
-        f"at the end: {late.cpu / early.cpu:.2f} (at most 1.5)",
-        f"own code's wall time per trial, sampler apart: {early.wall * 1e3:.0f} ms and {late.wall * 1e3:.0f} ms: "
-        f"{late.wall / early.wall:.2f}",
-        f"sampler per trial: CPU {early.sampler_cpu * 1e3:.0f} ms and {late.sampler_cpu * 1e3:.0f} ms; wall, median of "
-        f"asks {EARLY - few // 2} to {EARLY + few // 2}: {statistics.median(asks[EARLY - few // 2 :][:few]) * 1e3:.0f} ms, "
-        f"of the last {few}: {statistics.median(asks[-few:]) * 1e3:.0f} ms",
-        f"recorder: {run.recorder_lag}; {run.missing}",
+        f"{len(ends)} simulated trials of {options.seconds:g} s, {options.concurrent} concurrent, {EPOCHS} reports each,"
+        f" sampler {options.sampler}; {os.cpu_count()} cores, load {load}",
+        f"  start-up: the first trial {begun:.1f} s after the call, the last of {len(processes)} processes {ramp:.1f} s "
+        "later",
+        f"  first start to last end {total:.1f} s, ideally {ideal:.1f} s: {total / ideal:.2f}",
+        f"  the same since all processes run: {_steady(run, options):.2f} (at most 1.2)",
+        f"  a trial's end to the start of the next in its place: median {statistics.median(_gaps(run, options)):.2f} s",
+        f"per trial, around trial {EARLY} and around the last but {options.concurrent + WINDOW // 2}:",
+        f"  CPU of the driver, sampler apart: {_told(early.cpu, late.cpu)} (at most 1.5)",
+        f"  wall time of this project's code there, sampler apart: {_told(early.wall, late.wall)}",
+        f"  CPU of the sampler: {_told(early.sampler_cpu, late.sampler_cpu)}",
+        f"  wall time of the sampler, medians: {_told(*map(statistics.median, asks))}",
     ]
+
+
+def _told(early: float, late: float) -> str:
+    return f"{early * 1e3:.0f} ms, {late * 1e3:.0f} ms: {late / early:.2f}"
 
 
 @dataclass(frozen=True)
@@ -261,12 +227,11 @@ def _steady(run: MeasuredRun, options: argparse.Namespace) -> float:
     return (end - begin) * options.concurrent / busy
 
 
-def _gaps(run: MeasuredRun, seconds: float) -> list[float]:
+def _gaps(run: MeasuredRun, options: argparse.Namespace) -> list[float]:
     """From the end of each trial's work to the start of a next one: ends and starts paired in their order."""
     starts = sorted(start for start, _ in run.spans.values())
-    places = len(run.pids)
-    ends = sorted(start + seconds for start in starts)
-    return [start - end for start, end in zip(starts[places:], ends, strict=False)]
+    ends = [start + options.seconds for start in starts]
+    return [start - end for start, end in zip(starts[len(run.pids) :], ends, strict=False)]
 
 
 def _options() -> argparse.Namespace:

@@ -4,13 +4,14 @@ It lives in a SQLite file, so that a search goes on where it was killed. Ray and
 """
 
 import math
+from collections import deque
 from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from rrd_search.quiet import quiet_optuna
+from rrd_search.quiet import quiet_log, quiet_optuna
 from rrd_search.samplers import draw, make_sampler
 from rrd_search.space import InvalidCombination, Space
 from rrd_search.space_check import check
@@ -70,6 +71,8 @@ class Study:
         self._hashes: dict[str, str] = {}  # hash of the config as the space gave it -> trial id, of searched trials
         self._running: dict[str, set[int]] = {}  # trial id -> the epochs reported, while it has not ended
         self._values: dict[str, float] = {}  # trial id -> value, of complete searched trials
+        self._numbers = 0  # that Optuna has given to searched trials, those in the queue included
+        self._queue: deque[int] = deque()  # numbers of the trials that wait to be asked for
         self._unfinished = self._read()
         self._start_is_queued = False
 
@@ -93,7 +96,8 @@ class Study:
             self._queue_start()
         tries = 0
         while not self.exhausted and tries < SAMPLER_TRIES:
-            proposal, waited = self._ask()
+            with quiet_log():
+                proposal, waited = self._ask()
             if proposal is not None:
                 return proposal
             tries += not waited
@@ -171,7 +175,11 @@ class Study:
         """Learn the ids and configs of earlier trials, and end those that a kill left half proposed. The running."""
         running = []
         for study, reference in ((self._references, True), (self._searched, False)):
-            for trial in study.get_trials(deepcopy=False):
+            trials = study.get_trials(deepcopy=False)
+            if not reference:
+                self._numbers = len(trials)
+                self._queue.extend(one.number for one in trials if one.state == TrialState.WAITING)
+            for trial in trials:
                 if is_kept(trial):
                     trial_id = id_of(trial, reference)
                     self._rows[trial_id] = trial._trial_id, trial.number
@@ -201,12 +209,14 @@ class Study:
     def _enqueue(self, params: dict[str, Any], attributes: dict[str, Any]) -> None:
         with quiet_optuna():
             self._searched.enqueue_trial(params, user_attrs=attributes)
+        self._queue.append(self._numbers)
+        self._numbers += 1
 
     def _ask(self) -> tuple[Proposal | None, bool]:
         """A new trial, or None where it was a duplicate or invalid; and whether it had been waiting in the queue."""
-        trials = self._searched.get_trials(deepcopy=False)
-        waiting = [one.number for one in trials if one.state == TrialState.WAITING]
-        number = waiting[0] if waiting else len(trials)
+        waited = bool(self._queue)
+        number = self._queue.popleft() if waited else self._numbers
+        self._numbers = max(self._numbers, number + 1)
         self._searched.sampler = make_sampler(self._sampler, self._seed, number)
         with quiet_optuna():
             trial = self._searched.ask()
@@ -216,21 +226,20 @@ class Study:
         except ValueError as error:
             self._drop(trial, "invalid", str(error))
             if isinstance(error, InvalidCombination):
-                return None, bool(waiting)
+                return None, waited
             raise
         if config.config_hash in self._hashes:
             self._drop(trial, "duplicate_of", self._hashes[config.config_hash])
-            return None, bool(waiting)
+            return None, waited
         self._hashes[config.config_hash] = searched_id(number)
         config = self._scheduled(config, searched_id(number))
         self._keep(trial, searched_id(number), config)
-        return Proposal(searched_id(number), config, trial.params, trial.user_attrs.get("point")), bool(waiting)
+        return Proposal(searched_id(number), config, trial.params, trial.user_attrs.get("point")), waited
 
     def _draw_unseen(self) -> dict[str, Any] | None:
         """Values of a config that no trial has, drawn in memory; samplers treat dropped trials as if they were not."""
-        number = len(self._searched.get_trials(deepcopy=False))
         with quiet_optuna():
-            drawn = optuna.create_study(sampler=RandomSampler(seed=draw(self._seed, number)))
+            drawn = optuna.create_study(sampler=RandomSampler(seed=draw(self._seed, self._numbers)))
         for _ in range(RANDOM_TRIES):
             trial = drawn.ask()
             try:

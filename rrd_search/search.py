@@ -187,6 +187,7 @@ def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> Non
             callbacks=[_Hear(run)],
             stop=_Deadline(run),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
             verbose=0,
         ),
     )
@@ -235,7 +236,7 @@ class _Hear(_Driver, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         error = trial.get_error()
-        said = str(getattr(error, "cause", error)).strip().splitlines() or ["its process died"]
+        said = str(getattr(error, "cause", None) or error or "").strip().splitlines() or ["its process died"]
         self.run.ended(trial.trial_id, trial.last_result, said[-1])
 
 

@@ -18,9 +18,7 @@ def ended(state: TrialState, value: float | None, curve: dict[int, float], numbe
     draw = random.Random(number)
     params = {"x": draw.random(), "y": draw.random()}
     values = {"value": value} if state == TrialState.COMPLETE else {}
-    trial = optuna.create_trial(
-        state=state, params=params, distributions=RANGE, intermediate_values=curve, **values
-    )
+    trial = optuna.create_trial(state=state, params=params, distributions=RANGE, intermediate_values=curve, **values)
     trial.number = number
     return trial
 
