@@ -22,17 +22,23 @@ RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
 
 
 def check_begun(known: SearchFile, options: argparse.Namespace) -> None:
-    """ValueError where a search is to go on with another sampler or seed than it was begun with."""
+    """ValueError where a search is to go on with another sampler, seed or kind of schedules than it was begun with."""
     for flag in ("sampler", "seed"):
         if getattr(known, flag) != getattr(options, flag):
             rule = f"{getattr(known, flag)}, as the search was begun with; another --name starts another search"
             raise ValueError(f"--{flag} must be {rule}, got {getattr(options, flag)}")
+    if known.independent_schedules != options.independent_schedules:
+        rule = "be given, as the search was begun with it"
+        if options.independent_schedules:
+            rule = "not be given, as the search was begun without it"
+        raise ValueError(f"--independent-schedules must {rule}; another --name starts another search")
 
 
 def open_study(request: Request, space: Space) -> Study:
     """ValueError where the study was begun with another space."""
     url = f"sqlite:///{request.folder / 'study.db'}"
-    study = Study(url, request.name, space, request.options.sampler, request.options.seed)
+    options = request.options
+    study = Study(url, request.name, space, options.sampler, options.seed, options.independent_schedules)
     if changes := study.space_changes():
         raise ValueError(
             f"search {request.name} was begun with other values of {', '.join(changes)}; "

@@ -97,6 +97,13 @@ class Sparing(FIFOScheduler):
         if _spared(trial) != "reference":
             self.inner.on_trial_remove(tune_controller, trial)
 
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The newest that waits: it takes the process that has just become free. The oldest, which Tune's own
+        schedulers choose, would take it too, and the process that is being started for it would be ended; where
+        trials are shorter than that start, most processes would never get to their first trial."""
+        waiting = (trial for trial in reversed(tune_controller.get_trials()) if trial.status == Trial.PENDING)
+        return next(waiting, None)
+
 
 def _spared(trial: Trial) -> str:
     return str(trial.config.get(SPARED, ""))

@@ -164,6 +164,7 @@ class Launch:
             seed=options.seed,
             data_root=str(self.request.places.data_root),
             teacher=teacher,
+            independent_schedules=options.independent_schedules,
         )
 
     def _recorded(self, teacher: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -172,6 +173,7 @@ class Launch:
         params = {name: value for name, value in self.space.base.flat().items() if name not in searched}
         tags = {"rrd.space": self.options.space, "rrd.sampler": self.options.sampler, "rrd.trials": str(self.trials)}
         tags |= {"rrd.scheduler": self.options.scheduler, "rrd.seed": str(self.options.seed)}
+        tags |= {"rrd.independent_schedules": str(self.options.independent_schedules)}
         return params, tags | {f"rrd.teacher_{name}": str(value) for name, value in teacher.items()}
 
     def _trials(self, study: Study, recorder: Recorder, resources: Resources, cluster: Cluster) -> None:

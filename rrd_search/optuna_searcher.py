@@ -4,13 +4,14 @@ It lives in a SQLite file, so that a search goes on where it was killed. Ray and
 """
 
 import math
+from collections import deque
 from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
-from rrd_search.quiet import quiet_optuna
+from rrd_search.quiet import quiet_log, quiet_optuna
 from rrd_search.samplers import draw, make_sampler
 from rrd_search.space import InvalidCombination, Space
 from rrd_search.space_check import check
@@ -42,10 +43,20 @@ class Study:
     may use a study. ``exhausted`` is True once no new config could be found.
     """
 
-    def __init__(self, storage_url: str, name: str, space: Space, sampler: str = "tpe", seed: int = 0) -> None:
-        """Open or begin the study called ``name``. ValueError for an unknown sampler, or a space that is not right."""
+    def __init__(
+        self,
+        storage_url: str,
+        name: str,
+        space: Space,
+        sampler: str = "tpe",
+        seed: int = 0,
+        independent_schedules: bool = False,
+    ) -> None:
+        """Open or begin the study called ``name``. ``independent_schedules``: each trial has its own order and views of
+        the images, instead of all the same. ValueError for an unknown sampler, or a space that is not right."""
         self.exhausted = False
         self._space, self._sampler, self._seed = space, sampler, seed
+        self._independent_schedules = independent_schedules
         self._facts = check(space)
         first = make_sampler(sampler, seed, 0)
         self.storage = StudyStorage(storage_url)
@@ -56,8 +67,12 @@ class Study:
         if "space" not in self._searched.user_attrs:
             self._searched.set_user_attr("objective", OBJECTIVE)
             self._searched.set_user_attr("space", self._facts.description)
-        self._rows: dict[str, int] = {}  # trial id -> the storage's own number, over both studies
-        self._hashes: dict[str, str] = {}  # config hash -> trial id, of searched trials
+        self._rows: dict[str, tuple[int, int]] = {}  # trial id -> the storage's own id, the number in its study
+        self._hashes: dict[str, str] = {}  # hash of the config as the space gave it -> trial id, of searched trials
+        self._running: dict[str, set[int]] = {}  # trial id -> the epochs reported, while it has not ended
+        self._values: dict[str, float] = {}  # trial id -> value, of complete searched trials
+        self._numbers = 0  # that Optuna has given to searched trials, those in the queue included
+        self._queue: deque[int] = deque()  # numbers of the trials that wait to be asked for
         self._unfinished = self._read()
         self._start_is_queued = False
 
@@ -81,7 +96,8 @@ class Study:
             self._queue_start()
         tries = 0
         while not self.exhausted and tries < SAMPLER_TRIES:
-            proposal, waited = self._ask()
+            with quiet_log():
+                proposal, waited = self._ask()
             if proposal is not None:
                 return proposal
             tries += not waited
@@ -101,34 +117,40 @@ class Study:
                 with quiet_optuna():
                     trial = self._references.ask()
                 trial.set_user_attr("point", name)
+                config = self._scheduled(config, reference_id(name))
                 self._keep(trial, reference_id(name), config)
                 proposals.append(Proposal(reference_id(name), config, {}, name))
         return proposals
 
     def report(self, trial_id: str, epoch: int, value: float) -> None:
         """The objective after an epoch. An epoch that was reported before, or a trial that has ended, is left alone."""
-        trial = self._trial(trial_id)
-        if not trial.state.is_finished() and epoch not in trial.intermediate_values:
-            self.storage.optuna.set_trial_intermediate_value(trial._trial_id, epoch, float(value))
+        assert trial_id in self._rows, f"trial {trial_id} was never proposed"
+        if epoch not in self._running.get(trial_id, (epoch,)):
+            self.storage.optuna.set_trial_intermediate_value(self._rows[trial_id][0], epoch, float(value))
+            self._running[trial_id].add(epoch)
 
     def tell(self, trial_id: str, state: str, value: float | None, reason: str | None = None) -> None:
         """How a trial ended: complete, pruned (its value is that of the last reported epoch) or failed. Telling again
         changes nothing. A complete trial without a finite value is told as failed."""
         assert state in TOLD, f"a trial ends as one of {', '.join(TOLD)}, not {state}"
-        trial = self._trial(trial_id)
-        if trial.state.is_finished():
+        assert trial_id in self._rows, f"trial {trial_id} was never proposed"
+        if trial_id not in self._running:
             return
         if state == "complete" and (value is None or not math.isfinite(value)):
             state, reason = "failed", reason or f"{OBJECTIVE} is {value}"
+        row, number = self._rows[trial_id]
         if reason is not None:
-            self.storage.optuna.set_trial_user_attr(trial._trial_id, "reason", reason)
+            self.storage.optuna.set_trial_user_attr(row, "reason", reason)
         with quiet_optuna():
             told = value if state == "complete" else None
-            self._study(trial_id).tell(trial.number, told, state=TOLD[state])
+            self._study(trial_id).tell(number, told, state=TOLD[state])
+        del self._running[trial_id]
+        if told is not None and not trial_id.startswith(REFERENCE_PREFIX):
+            self._values[trial_id] = told
 
     def unfinished(self) -> list[Proposal]:
         """Trials that an earlier process had not ended, to be run again under their ids; references first."""
-        return [one for one in self._unfinished if not self._trial(one.trial_id).state.is_finished()]
+        return [one for one in self._unfinished if one.trial_id in self._running]
 
     def trials(self) -> list[TrialRecord]:
         """The searched trials in the order of their proposals."""
@@ -139,8 +161,12 @@ class Study:
 
     def best(self) -> TrialRecord | None:
         """The complete searched trial with the highest value, the earliest of equal ones."""
-        complete = [one for one in self.trials() if one.state == "complete" and one.value is not None]
-        return max(complete, key=lambda one: one.value or 0.0, default=None)
+        first = self.ranked()[:1]
+        return record_of(self._trial(first[0]), False) if first else None
+
+    def ranked(self) -> list[str]:
+        """The ids of the complete searched trials, the best first, the earlier of equal ones first."""
+        return sorted(self._values, key=lambda trial_id: (-self._values[trial_id], trial_id))
 
     def close(self) -> None:
         self.storage.close()
@@ -149,13 +175,21 @@ class Study:
         """Learn the ids and configs of earlier trials, and end those that a kill left half proposed. The running."""
         running = []
         for study, reference in ((self._references, True), (self._searched, False)):
-            for trial in study.get_trials(deepcopy=False):
+            trials = study.get_trials(deepcopy=False)
+            if not reference:
+                self._numbers = len(trials)
+                self._queue.extend(one.number for one in trials if one.state == TrialState.WAITING)
+            for trial in trials:
                 if is_kept(trial):
-                    self._rows[id_of(trial, reference)] = trial._trial_id
+                    trial_id = id_of(trial, reference)
+                    self._rows[trial_id] = trial._trial_id, trial.number
                     if not reference:
-                        self._hashes[trial.user_attrs["config_hash"]] = searched_id(trial.number)
+                        self._hashes[self._hash_given(trial)] = trial_id
                     if trial.state == TrialState.RUNNING:
                         running.append(proposal_of(trial, reference))
+                        self._running[trial_id] = set(trial.intermediate_values)
+                    elif trial.state == TrialState.COMPLETE and not reference:
+                        self._values[trial_id] = trial.values[0]
                 elif trial.state == TrialState.RUNNING:
                     study.tell(trial.number, state=TrialState.FAIL)
         return running
@@ -175,12 +209,14 @@ class Study:
     def _enqueue(self, params: dict[str, Any], attributes: dict[str, Any]) -> None:
         with quiet_optuna():
             self._searched.enqueue_trial(params, user_attrs=attributes)
+        self._queue.append(self._numbers)
+        self._numbers += 1
 
     def _ask(self) -> tuple[Proposal | None, bool]:
         """A new trial, or None where it was a duplicate or invalid; and whether it had been waiting in the queue."""
-        trials = self._searched.get_trials(deepcopy=False)
-        waiting = [one.number for one in trials if one.state == TrialState.WAITING]
-        number = waiting[0] if waiting else len(trials)
+        waited = bool(self._queue)
+        number = self._queue.popleft() if waited else self._numbers
+        self._numbers = max(self._numbers, number + 1)
         self._searched.sampler = make_sampler(self._sampler, self._seed, number)
         with quiet_optuna():
             trial = self._searched.ask()
@@ -190,20 +226,20 @@ class Study:
         except ValueError as error:
             self._drop(trial, "invalid", str(error))
             if isinstance(error, InvalidCombination):
-                return None, bool(waiting)
+                return None, waited
             raise
         if config.config_hash in self._hashes:
             self._drop(trial, "duplicate_of", self._hashes[config.config_hash])
-            return None, bool(waiting)
+            return None, waited
         self._hashes[config.config_hash] = searched_id(number)
+        config = self._scheduled(config, searched_id(number))
         self._keep(trial, searched_id(number), config)
-        return Proposal(searched_id(number), config, trial.params, trial.user_attrs.get("point")), bool(waiting)
+        return Proposal(searched_id(number), config, trial.params, trial.user_attrs.get("point")), waited
 
     def _draw_unseen(self) -> dict[str, Any] | None:
         """Values of a config that no trial has, drawn in memory; samplers treat dropped trials as if they were not."""
-        number = len(self._searched.get_trials(deepcopy=False))
         with quiet_optuna():
-            drawn = optuna.create_study(sampler=RandomSampler(seed=draw(self._seed, number)))
+            drawn = optuna.create_study(sampler=RandomSampler(seed=draw(self._seed, self._numbers)))
         for _ in range(RANDOM_TRIES):
             trial = drawn.ask()
             try:
@@ -214,10 +250,24 @@ class Study:
                 return trial.params
         return None
 
+    def _scheduled(self, config: TrialConfig, trial_id: str) -> TrialConfig:
+        """With its own schedule where trials do not share one: drawn from the shared one's seed and the trial's id."""
+        if not self._independent_schedules:
+            return config
+        return config.with_values({"data.schedule_seed": draw(config.data.schedule_seed, trial_id)})
+
+    def _hash_given(self, trial: FrozenTrial) -> str:
+        """That of a kept trial's config, as the space gave it."""
+        if not self._independent_schedules:
+            return str(trial.user_attrs["config_hash"])
+        config = TrialConfig.from_dict(trial.user_attrs["config"])
+        return config.with_values({"data.schedule_seed": self._space.base.data.schedule_seed}).config_hash
+
     def _keep(self, trial: optuna.Trial, trial_id: str, config: TrialConfig) -> None:
         trial.set_user_attr("config_hash", config.config_hash)
         trial.set_user_attr("config", config.to_dict())  # last: it marks a trial that was proposed
-        self._rows[trial_id] = trial._trial_id
+        self._rows[trial_id] = trial._trial_id, trial.number
+        self._running[trial_id] = set()
 
     def _drop(self, trial: optuna.Trial, attribute: str, why: str) -> None:
         trial.set_user_attr(attribute, why)
@@ -229,7 +279,7 @@ class Study:
 
     def _trial(self, trial_id: str) -> FrozenTrial:
         assert trial_id in self._rows, f"trial {trial_id} was never proposed"
-        return self.storage.optuna.get_trial(self._rows[trial_id])
+        return self.storage.optuna.get_trial(self._rows[trial_id][0])
 
 
 def _open(storage: StudyStorage, name: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:

@@ -60,6 +60,12 @@ def parser() -> Parser:
     how.add_argument("--sampler", choices=list(SAMPLERS), default="tpe")
     how.add_argument("--scheduler", choices=SCHEDULERS, default="asha", help="early stopping")
     how.add_argument("--seed", type=whole(0), default=0, help="of data order, views, weights and proposals")
+    how.add_argument(
+        "--independent-schedules",
+        action="store_true",
+        help="each trial has its own order and views of the images; default: all share one, so that they differ less "
+        "by chance",
+    )
     where = parser.add_argument_group("where")
     where.add_argument("--storage", type=Path, default=Path("runs"), help="folder for all that is made")
     where.add_argument("--data-root", type=Path, default=Path("data"), help="folder of downloaded datasets")

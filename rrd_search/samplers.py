@@ -17,23 +17,29 @@ from optuna.samplers import (
     TPESampler,
 )
 
+from rrd_search.history import Bounded
 from rrd_search.quiet import quiet_optuna
 
+TPE_SEES = 300  # ended trials; the time of a proposal grows with them
+GP_SEES = 100  # with these it takes half a second, and twice as many take more than twice as long
 
-def draw(seed: int, number: int) -> int:
-    """A seed of 32 bits for one trial of a search."""
-    return int.from_bytes(hashlib.sha256(f"{seed} {number}".encode()).digest()[:4])
+
+def draw(seed: int, trial: int | str) -> int:
+    """A seed of 32 bits for one trial of a search: by its number for the sampler, by its id for its schedule."""
+    return int.from_bytes(hashlib.sha256(f"{seed} {trial}".encode()).digest()[:4])
 
 
 def _tpe(seed: int, number: int) -> BaseSampler:
     """Jointly over the fields that occur together (temperatures and weights interact), apart for fields under a
     condition. Ten random trials first, START points among them. Running trials count as bad ones, so that parallel
     workers spread out."""
-    return TPESampler(seed=draw(seed, number), multivariate=True, group=True, constant_liar=True, n_startup_trials=10)
+    tpe = TPESampler(seed=draw(seed, number), multivariate=True, group=True, constant_liar=True, n_startup_trials=10)
+    return Bounded(tpe, TPE_SEES)
 
 
 def _gp(seed: int, number: int) -> BaseSampler:
-    return GPSampler(seed=draw(seed, number), independent_sampler=_random(seed, number), n_startup_trials=10)
+    gp = GPSampler(seed=draw(seed, number), independent_sampler=_random(seed, number), n_startup_trials=10)
+    return Bounded(gp, GP_SEES)
 
 
 def _cmaes(seed: int, number: int) -> BaseSampler:

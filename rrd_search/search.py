@@ -17,7 +17,7 @@ from rrd_search.early_stopping import METRIC, SCHEDULERS, SPARED, Sparing
 from rrd_search.optuna_searcher import Proposal, Study
 from rrd_search.progress import Progress, Row
 from rrd_search.record import Recorder
-from rrd_search.students import forget_trial, keep_students
+from rrd_search.students import Students, forget_trial
 from trainables.group import Resources
 from trainables.places import Places
 from trainables.trial import Trial
@@ -56,6 +56,7 @@ class SearchRun:
     def __init__(self, plan: Plan, study: Study, recorder: Recorder, progress: Progress, cluster: Cluster) -> None:
         self.plan, self.study, self.recorder, self.progress = plan, study, recorder, progress
         self.cluster = cluster
+        self._students = Students(plan.folder, study)
         self._waiting = deque([*study.unfinished(), *study.propose_references()])
         self._proposed = len(study.trials())
         self._running: dict[str, Proposal] = {}  # by Tune's id, which lives only as long as this process
@@ -116,7 +117,8 @@ class SearchRun:
         self.recorder.end_trial(proposal.trial_id, state, result.get("summary", {}), tags)
         if state == "complete":
             self._seconds.append(time.monotonic() - self._started[proposal.trial_id])
-            keep_students(self.plan.folder, self.study)
+            if not proposal.reference:
+                self._students.ended(proposal.trial_id)
         elif self.plan.resources.workers == 1:  # else its workers are still in their epoch: see ``forget_stopped``
             forget_trial(self.plan.folder, proposal.trial_id)
         if reason:
@@ -161,9 +163,9 @@ def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def run_trials(run: SearchRun) -> None:
+def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> None:
     """Run the search's trials to their end on the Ray that is initialised. Returns early at the deadline or Ctrl-C;
-    what was running then goes on at the next start."""
+    what was running then goes on at the next start. Another ``trial_class`` must report as ``Trial`` does."""
     os.environ.update(SETTINGS)
     logging.getLogger("ray.tune").setLevel(logging.ERROR)
     resources = run.plan.resources
@@ -172,7 +174,7 @@ def run_trials(run: SearchRun) -> None:
     alone: dict[str, float] = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
     request: dict[str, float] = alone if resources.workers == 1 else {"memory": WAITING_BYTES}
     tuner = tune.Tuner(
-        tune.with_resources(Trial, tune.PlacementGroupFactory([request])),
+        tune.with_resources(trial_class, tune.PlacementGroupFactory([request])),
         tune_config=tune.TuneConfig(
             num_samples=-1,
             search_alg=_Suggest(run),
@@ -186,6 +188,7 @@ def run_trials(run: SearchRun) -> None:
             callbacks=[_Hear(run)],
             stop=_Deadline(run),
             failure_config=tune.FailureConfig(max_failures=RETRIES),
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
             verbose=0,
         ),
     )
@@ -234,7 +237,7 @@ class _Hear(_Driver, tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
         error = trial.get_error()
-        said = str(getattr(error, "cause", error)).strip().splitlines() or ["its process died"]
+        said = str(getattr(error, "cause", None) or error or "").strip().splitlines() or ["its process died"]
         self.run.ended(trial.trial_id, trial.last_result, said[-1])
 
 

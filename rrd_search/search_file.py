@@ -22,6 +22,7 @@ class SearchFile:
     seed: int
     data_root: str
     teacher: dict[str, Any]
+    independent_schedules: bool = False
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,12 +13,26 @@ def trial_folder(folder: Path, trial_id: str) -> Path:
     return folder / "trials" / trial_id
 
 
-def keep_students(folder: Path, study: Study) -> None:
-    """Delete the students of complete trials that are no longer among the best; their results stay."""
-    complete = [trial for trial in study.trials() if trial.state == "complete" and trial.value is not None]
-    best = sorted(complete, key=lambda trial: (-(trial.value or 0), trial.trial_id))
-    for trial in best[KEPT:]:
-        for student in trial_folder(folder, trial.trial_id).glob("*student.safetensors"):
+class Students:
+    """Deletes the students of complete trials that are no longer among the best; their results stay."""
+
+    def __init__(self, folder: Path, study: Study) -> None:
+        """Those of earlier processes first."""
+        self._folder, self._study = folder, study
+        ranked = study.ranked()
+        self._kept = set(ranked[:KEPT])
+        for trial_id in ranked[KEPT:]:
+            self._delete(trial_id)
+
+    def ended(self, trial_id: str) -> None:
+        """A trial is complete: its students may stay, or those of one that was among the best may have to go."""
+        best = set(self._study.ranked()[:KEPT])
+        for loser in {trial_id, *self._kept} - best:
+            self._delete(loser)
+        self._kept = best
+
+    def _delete(self, trial_id: str) -> None:
+        for student in trial_folder(self._folder, trial_id).glob("*student.safetensors"):
             student.unlink(missing_ok=True)
 
 

@@ -174,6 +174,7 @@ def begun(storage: Path) -> None:
     [
         (["--seed", "1"], "--seed must be 0, as the search was begun with"),
         (["--sampler", "random"], "--sampler must be tpe, as the search was begun with"),
+        (["--independent-schedules"], "--independent-schedules must not be given, as the search was begun without it"),
         (["--epochs", "9"], "was begun with other values of epochs"),
         (["rrd", "--name", "quickstart"], "was begun with other values of"),
     ],

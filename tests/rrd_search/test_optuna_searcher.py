@@ -78,11 +78,13 @@ def open_study(tmp_path: Path, empty: Path) -> Any:
     """``open_study("a")`` opens the study in a file, anew or again."""
     opened = []
 
-    def open_one(file: str = "a", space: Space = MIXED, sampler: str = "random", seed: int = 0) -> Study:
+    def open_one(
+        file: str = "a", space: Space = MIXED, sampler: str = "random", seed: int = 0, independent: bool = False
+    ) -> Study:
         path = tmp_path / f"{file}.db"
         if not path.exists():
             shutil.copy(empty, path)
-        opened.append(Study(f"sqlite:///{path}", "search", space, sampler, seed))
+        opened.append(Study(f"sqlite:///{path}", "search", space, sampler, seed, independent))
         return opened[-1]
 
     yield open_one
@@ -213,6 +215,8 @@ def test_the_best_is_the_highest_and_earliest_complete_one(open_study: Open) -> 
     best = study.best()
     assert best is not None
     assert (best.trial_id, best.value) == ("00001", 0.7)
+    assert study.ranked() == ["00001", "00002", "00000"]
+    assert open_study().ranked() == study.ranked()
 
 
 def test_a_pruned_trial_may_have_no_number_at_all(open_study: Open) -> None:
@@ -317,6 +321,37 @@ def test_a_trial_that_a_kill_left_half_proposed_is_proposed_again(open_study: Op
     assert len(again.propose_references()) == 2
     assert [propose(again).point for _ in range(3)] == ["with KD", "version 2", None]
     assert len(again.trials()) == 3
+
+
+def test_schedules_are_shared_or_each_trials_own(open_study: Open) -> None:
+    """Own ones depend on the search's schedule seed and the trial's id alone, whatever happens in between."""
+
+    def seeds(file: str, space: Space = MIXED, independent: bool = True) -> list[int]:
+        for _ in range(2):  # a restart, and nothing told of the first two
+            study = open_study(file, space, independent=independent)
+            study.propose_references()
+            for _ in range(2):
+                one = propose(study)
+        assert study.unfinished()[2].config.data.schedule_seed == study.trials()[0].config.data.schedule_seed
+        assert one.config == study.trials()[-1].config
+        return [record.config.data.schedule_seed for record in [*study.references(), *study.trials()]]
+
+    shared, own = seeds("shared", independent=False), seeds("own")
+    assert shared == [0] * 6
+    assert len(set(own)) == 6
+    assert seeds("again") == own
+    other = seeds("other", MIXED.with_values({"data.schedule_seed": 1}))
+    assert not set(other) & {*own, 1}
+
+
+def test_trials_with_their_own_schedules_are_duplicates_all_the_same(open_study: Open) -> None:
+    study = open_study(space=GRID, independent=True)
+    assert [propose(study).config.data.schedule_seed != 0 for _ in range(2)] == [True, True]
+    again = open_study(space=GRID, independent=True)
+    for _ in range(2):
+        propose(again)
+    assert again.propose() is None
+    assert len({(one.config.batch_size, one.config.ce_weight) for one in again.trials()}) == 4
 
 
 def test_a_changed_space_is_seen(open_study: Open) -> None:
