@@ -2,7 +2,9 @@
 
 Random trials on the embedded digits, one thread, learning rate and weight decay among what varies. At each rung, the
 rank correlation with the accuracy after the last epoch of three things that a search could compare: the student as it
-is, the averaged student, and the student of a fresh trial whose whole schedule is squeezed into so many epochs.
+is, the averaged student, and the student of a fresh trial whose whole schedule is squeezed into so many epochs. Seen
+on two CPU cores, after epoch 2, 6 and 12 of 18: as it is 0.23, 0.26, 0.56; averaged 0.27, 0.61, 0.90; compressed 0.18,
+0.43, 0.72. So a search compares averaged students.
 """
 
 import math

@@ -46,11 +46,11 @@ class Plan:
     places: Places
     trials: int
     scheduler: str
-    audit_stops: int
     epochs: int
     resources: Resources
     max_concurrent: int | None
     deadline: float | None  # time.time() at which everything stops
+    audit_stops: int = 0  # trials that early stopping would end, but that run on
 
 
 class SearchRun:
