@@ -22,6 +22,7 @@ from rrd_search.search import Plan, SearchRun, run_trials
 from rrd_search.search_file import SearchFile, read_search_file, teacher_facts
 from rrd_search.space import Space
 from rrd_search.space_check import check
+from rrd_search.stop_evidence import rung_evidence
 from rrd_search.students import forget_stopped
 from trainables.config import TrialConfig
 from trainables.data.parts import load_training
@@ -161,6 +162,7 @@ class Launch:
             trials=self.trials,
             sampler=options.sampler,
             scheduler=options.scheduler,
+            audit_stops=options.audit_stops,
             seed=options.seed,
             data_root=str(self.request.places.data_root),
             teacher=teacher,
@@ -183,6 +185,7 @@ class Launch:
             places=self.request.places,
             trials=self.trials,
             scheduler=self.options.scheduler,
+            audit_stops=self.options.audit_stops,
             epochs=self.space.base.epochs,
             resources=resources,
             max_concurrent=self.options.max_concurrent,
@@ -202,6 +205,9 @@ class Launch:
         whole = finished(study, self.space, self.trials) or (study.exhausted and not running)
         best = study.best()
         metrics = {"best_final_val_accuracy": best.value} if best and best.value is not None else {}
+        for rung in rung_evidence(study.trials()):
+            if rung.rank_correlation is not None:
+                metrics[f"rank_correlation_epoch_{rung.epoch}"] = rung.rank_correlation
         recorder.end_search(
             metrics, {"rrd.best_trial": best.trial_id} if best else {}, "complete" if whole else "stopped"
         )

@@ -25,6 +25,7 @@ from rrd_search.trial_records import (
     proposal_of,
     record_of,
     reference_id,
+    rungs_of,
     searched_id,
 )
 from trainables.config import TrialConfig
@@ -128,6 +129,23 @@ class Study:
         if epoch not in self._running.get(trial_id, (epoch,)):
             self.storage.optuna.set_trial_intermediate_value(self._rows[trial_id][0], epoch, float(value))
             self._running[trial_id].add(epoch)
+
+    def report_rung(self, trial_id: str, epoch: int, value: float) -> None:
+        """What trials are compared by after a rung epoch; the first report of an epoch counts, as in ``report``."""
+        trial = self._trial(trial_id)
+        known = rungs_of(trial)
+        if not trial.state.is_finished() and epoch not in known:
+            self.storage.optuna.set_trial_user_attr(trial._trial_id, "rungs", {**known, epoch: float(value)})
+
+    def audited(self, trial_id: str) -> int | None:
+        """The epoch after which an audited trial would have been stopped; None for others."""
+        return self._trial(trial_id).user_attrs.get("audited_at_epoch")
+
+    def audit(self, trial_id: str, epoch: int) -> None:
+        """The trial, which would have been stopped after this epoch, runs on to its end."""
+        trial = self._trial(trial_id)
+        assert not trial.state.is_finished(), f"trial {trial_id} has ended"
+        self.storage.optuna.set_trial_user_attr(trial._trial_id, "audited_at_epoch", epoch)
 
     def tell(self, trial_id: str, state: str, value: float | None, reason: str | None = None) -> None:
         """How a trial ended: complete, pruned (its value is that of the last reported epoch) or failed. Telling again

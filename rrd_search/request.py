@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from rrd_search.command import Parser, amount, whole
 from rrd_search.samplers import SAMPLERS
+from rrd_search.search_file import AUDIT_STOPS
 from rrd_search.space import Space, load_space
 from rrd_search.tracking import check_tracking_uri
 from trainables.places import Places
@@ -59,6 +60,9 @@ def parser() -> Parser:
     how.add_argument("--hours", type=amount(0, exclusive=True), help="of wall-clock time; what runs then goes on later")
     how.add_argument("--sampler", choices=list(SAMPLERS), default="tpe")
     how.add_argument("--scheduler", choices=SCHEDULERS, default="asha", help="early stopping")
+    how.add_argument(
+        "--audit-stops", type=whole(0), default=AUDIT_STOPS, help="trials to run on where early stopping would end them"
+    )
     how.add_argument("--seed", type=whole(0), default=0, help="of data order, views, weights and proposals")
     how.add_argument(
         "--independent-schedules",

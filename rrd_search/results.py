@@ -8,6 +8,7 @@ from rich.table import Table
 
 from rrd_search.optuna_searcher import Study
 from rrd_search.progress import percent
+from rrd_search.stop_evidence import RungEvidence, best_audited, rung_evidence
 from rrd_search.trial_records import TrialRecord
 
 BEST = 5  # trials in the first table
@@ -26,6 +27,10 @@ def show_results(console: Console, name: str, study: Study, teacher: dict[str, A
         return
     console.print(_best_table(trials))
     console.print(_comparison(best, [*trials, *study.references()]))
+    if evidence := rung_evidence(trials):
+        console.print(_trust(evidence))
+    if (audit := _audit_line(best, trials)) is not None:
+        console.print(audit, highlight=False, soft_wrap=True)
     console.print(_teacher_line(teacher), highlight=False)
 
 
@@ -57,6 +62,31 @@ def _comparison(best: TrialRecord, trials: Sequence[TrialRecord]) -> Table:
             distance = f"{100 * ((trial.value or 0) - (best.value or 0)):+.2f}" if ended else trial.state
             table.add_row(trial.point, percent(trial.value if ended else None), distance, _best_epoch(trial))
     return table
+
+
+def _trust(evidence: Sequence[RungEvidence]) -> Table:
+    """What a rung says about the end, from the trials that reached both."""
+    table = Table(title="can the early stops be trusted?", title_justify="left", title_style="bold")
+    for column in ("compared after epoch", "trials that finished", "rank correlation with the end"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for rung in evidence:
+        agreement = "-" if rung.rank_correlation is None else f"{rung.rank_correlation:.2f}"
+        table.add_row(str(rung.epoch), str(rung.trials), agreement)
+    return table
+
+
+def _audit_line(best: TrialRecord, trials: Sequence[TrialRecord]) -> str | None:
+    audited = [trial for trial in trials if trial.audited is not None]
+    top = best_audited(trials)
+    if not audited:
+        return None
+    said = f"{len(audited)} of the trials that would have been stopped ran on"
+    if top is None or top.value is None or best.value is None:
+        return f"{said}; none of them has ended yet"
+    if top.trial_id == best.trial_id:
+        return f"{said}: the winner is one of them, stopped after epoch {top.audited} it would have been lost"
+    distance = f"{100 * (top.value - best.value):+.2f} to the winner"
+    return f"{said}: the best, {top.trial_id}, ended at {percent(top.value)}, {distance}"
 
 
 def _best_epoch(trial: TrialRecord) -> str:

@@ -13,7 +13,7 @@ from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
 from rrd_search.cluster import Cluster, workers_that_fit
-from rrd_search.early_stopping import METRIC, SCHEDULERS, SPARED, Sparing
+from rrd_search.early_stopping import METRIC, RUNG_METRIC, SCHEDULERS, SPARED, Audits, Sparing
 from rrd_search.optuna_searcher import Proposal, Study
 from rrd_search.progress import Progress, Row
 from rrd_search.record import Recorder
@@ -23,6 +23,8 @@ from trainables.places import Places
 from trainables.trial import Trial
 
 RETRIES = 2  # of a trial whose process died; it goes on from its checkpoint
+REPORT_SECONDS = 1.0  # between two reports of a trial, at least
+REPORTS_PER_SECOND = 50  # of all trials together, which a driver takes easily
 CAPACITY_SECONDS = 5.0  # for which the cluster's size is taken as known
 WAITING_BYTES = 2**20  # a process that only waits; Ray counts this, and limits nothing by it
 NEVER = "1000000"  # seconds: the study is what a search resumes from, so Tune need not save its own state
@@ -48,6 +50,7 @@ class Plan:
     resources: Resources
     max_concurrent: int | None
     deadline: float | None  # time.time() at which everything stops
+    audit_stops: int = 0  # trials that early stopping would end, but that run on
 
 
 class SearchRun:
@@ -57,6 +60,7 @@ class SearchRun:
         self.plan, self.study, self.recorder, self.progress = plan, study, recorder, progress
         self.cluster = cluster
         self._students = Students(plan.folder, study)
+        self._judge = SCHEDULERS[plan.scheduler](plan.epochs)
         self._waiting = deque([*study.unfinished(), *study.propose_references()])
         self._proposed = len(study.trials())
         self._running: dict[str, Proposal] = {}  # by Tune's id, which lives only as long as this process
@@ -99,6 +103,8 @@ class SearchRun:
         for metrics in result.get("curve", []):
             epoch = int(metrics["epoch"])
             self.study.report(proposal.trial_id, epoch, metrics[METRIC])
+            if RUNG_METRIC in metrics:
+                self.study.report_rung(proposal.trial_id, epoch, metrics[RUNG_METRIC])
             shown = {name: value for name, value in metrics.items() if name != "epoch"}
             self.recorder.epoch(proposal.trial_id, epoch, shown)
             self.progress.epoch(proposal.trial_id, epoch, metrics[METRIC])
@@ -114,6 +120,8 @@ class SearchRun:
             state = "complete" if epoch >= proposal.config.epochs else "pruned"
         self.study.tell(proposal.trial_id, state, value if state == "complete" else None, reason)
         tags = {"rrd.failure": reason} if reason else {}
+        if (audited := self.study.audited(proposal.trial_id)) is not None:
+            tags["rrd.audited_at_epoch"] = str(audited)
         self.recorder.end_trial(proposal.trial_id, state, result.get("summary", {}), tags)
         if state == "complete":
             self._seconds.append(time.monotonic() - self._started[proposal.trial_id])
@@ -124,6 +132,15 @@ class SearchRun:
         if reason:
             self.progress.say(f"trial {proposal.trial_id} failed: {reason}")
         self.progress.finished(proposal.trial_id, state, counts=not proposal.reference)
+
+    def scheduler(self) -> Sparing:
+        """Early stopping that knows what earlier processes saw."""
+        known = self.study.trials()
+        return Sparing(self._judge, Audits(self.plan.audit_stops, self.plan.trials, known, self._audit), known)
+
+    def _audit(self, trial_id: str, epoch: int) -> None:
+        self.study.audit(trial_id, epoch)
+        self.progress.say(f"trial {trial_id} would be stopped after epoch {epoch}; it runs on, to see how it ends")
 
     def _start(self, tune_id: str, proposal: Proposal) -> None:
         self._running[tune_id] = proposal
@@ -144,6 +161,8 @@ class SearchRun:
             "table_gb": self.plan.places.table_gb,
             "folder": str(self.plan.folder),
             "resources": self.plan.resources.__dict__,
+            "rungs": [] if proposal.reference else list(self._judge.rungs(proposal.config)),
+            "report_seconds": max(REPORT_SECONDS, self.capacity() / REPORTS_PER_SECOND),
             SPARED: spared,
         }
 
@@ -178,7 +197,7 @@ def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> Non
         tune_config=tune.TuneConfig(
             num_samples=-1,
             search_alg=_Suggest(run),
-            scheduler=Sparing(SCHEDULERS[run.plan.scheduler](run.plan.epochs)),
+            scheduler=run.scheduler(),
             reuse_actors=True,
             trial_dirname_creator=lambda trial: trial.trial_id,
         ),

@@ -9,6 +9,8 @@ import yaml
 
 from trainables.teacher import TeacherFile
 
+AUDIT_STOPS = 2  # where nothing else is asked for
+
 
 @dataclass(frozen=True, kw_only=True)
 class SearchFile:
@@ -23,6 +25,7 @@ class SearchFile:
     data_root: str
     teacher: dict[str, Any]
     independent_schedules: bool = False
+    audit_stops: int = AUDIT_STOPS
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

@@ -39,7 +39,9 @@ class TrialRecord:
     """A trial as far as it went.
 
     ``state`` is running, complete, pruned or failed. ``value`` is the objective after the last epoch, for a pruned
-    trial after the last one it ran. ``curve`` holds the objective by epoch. ``reason`` tells why it failed.
+    trial after the last one it ran. ``curve`` holds the objective by epoch, ``rungs`` what was compared after rung
+    epochs. ``audited``: the epoch after which it would have been stopped, had it not been let run on to see its end.
+    ``reason`` tells why it failed.
     """
 
     trial_id: str
@@ -51,6 +53,8 @@ class TrialRecord:
     point: str | None
     reference: bool
     curve: dict[int, float]
+    rungs: dict[int, float]
+    audited: int | None
     reason: str | None
     started: datetime | None
     ended: datetime | None
@@ -82,6 +86,12 @@ def proposal_of(trial: FrozenTrial, reference: bool) -> Proposal:
     )
 
 
+def rungs_of(trial: FrozenTrial) -> dict[int, float]:
+    """By epoch, ascending; the study's storage keeps keys as text."""
+    by_epoch = {int(epoch): float(value) for epoch, value in trial.user_attrs.get("rungs", {}).items()}
+    return dict(sorted(by_epoch.items()))
+
+
 def record_of(trial: FrozenTrial, reference: bool) -> TrialRecord:
     told = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
     return TrialRecord(
@@ -94,6 +104,8 @@ def record_of(trial: FrozenTrial, reference: bool) -> TrialRecord:
         point=trial.user_attrs.get("point"),
         reference=reference,
         curve=dict(sorted(trial.intermediate_values.items())),
+        rungs=rungs_of(trial),
+        audited=trial.user_attrs.get("audited_at_epoch"),
         reason=trial.user_attrs.get("reason"),
         started=trial.datetime_start,
         ended=trial.datetime_complete,

@@ -81,6 +81,12 @@ class Group:
                     raise self._error
                 return None
 
+    def more(self, seconds: float) -> Report | None:
+        """The next epoch's metrics if it is done already."""
+        with contextlib.suppress(Empty):
+            return dict(self._reports.get_nowait())
+        return None
+
     def stop(self) -> None:
         """All ranks leave after the epoch they are in, and everything that the trial started is gone on return."""
         ray.get(self._flag.raise_.remote())

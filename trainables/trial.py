@@ -1,6 +1,7 @@
 """One TrialConfig as a Tune Trainable, on one worker in this process or on many, and ``run`` for use without Tune."""
 
 import math
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ class Inline:
             self.worker.finish()
         return self.worker.report()
 
+    def more(self, seconds: float) -> Report | None:
+        """The epoch after the last one, if it is not finished and there are more than 0 ``seconds`` for it."""
+        return self.next_epoch() if seconds > 0 else None
+
     def stop(self) -> None:
         """Nothing else runs, and the last checkpoint lies in the trial's folder."""
 
@@ -51,25 +56,33 @@ def run(task: Task, resources: Resources) -> Iterator[Report]:
 
 class Trial(tune.Trainable):
     """What Tune runs. Its config: ``trial_id``, ``config`` (a plain TrialConfig), ``storage``, ``data_root``,
-    ``folder`` (of the search), ``resources``. A class, because Tune awaits the end of a class and not of a function.
+    ``folder`` (of the search), ``resources``, ``rungs``, ``report_seconds``. A class, because Tune awaits the end of a
+    class and not of a function.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         self.running: Inline | Group | None = None
         self.materials: Materials | None = None
-        self.plan = config
+        self._begin(config)
 
     def step(self) -> dict[str, Any]:
-        """The next epoch. A config or data that cannot be trained ends the trial as ``failed``, without a retry."""
+        """The next epochs: to the next rung, to the end, or until ``report_seconds`` have passed since the last report.
+
+        A config or data that cannot be trained ends the trial as ``failed``, without a retry.
+        """
         try:
-            return self._next_epoch()
+            if self._error is not None:
+                raise self._error
+            return self._next_epochs()
         except ValueError as error:
             return {"epoch": 0, "val_accuracy": float("nan"), "failed": str(error), "done": True}
+        finally:
+            self._reported = time.monotonic()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial in the same process: images and teacher stay where they are."""
         self.cleanup()
-        self.plan = new_config
+        self._begin(new_config)
         return True
 
     def cleanup(self) -> None:
@@ -85,7 +98,12 @@ class Trial(tune.Trainable):
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
         """See ``save_checkpoint``."""
 
-    def _next_epoch(self) -> dict[str, Any]:
+    def _begin(self, config: dict[str, Any]) -> None:
+        self.plan = config
+        self._error: Exception | None = None  # of an epoch after others that had to be reported first
+        self._reported = time.monotonic()
+
+    def _next_epochs(self) -> dict[str, Any]:
         task = self._task()
         if self.running is None:
             if (known := finished_report(task.folder)) is not None:  # the driver died before it heard of it
@@ -93,7 +111,22 @@ class Trial(tune.Trainable):
             self.running = self._start(task)
         report = self.running.next_epoch()
         assert report is not None, "a trial is asked for epochs only while it has some"
-        return self._result(report)
+        return self._result(self._with_more(report, task.rungs))
+
+    def _with_more(self, report: Report, rungs: tuple[int, ...]) -> Report:
+        """The report, and in it the epochs that can follow in time."""
+        assert self.running is not None, "it has just reported"
+        end = self._reported + self.plan["report_seconds"]
+        while report["epoch"] not in rungs:
+            try:
+                more = self.running.more(end - time.monotonic())
+            except Exception as error:
+                self._error = error
+                break
+            if more is None:
+                break
+            report = {**more, "curve": [*report["curve"], *more["curve"]]}
+        return report
 
     def _start(self, task: Task) -> Inline | Group:
         resources = Resources(**self.plan["resources"])
@@ -108,7 +141,8 @@ class Trial(tune.Trainable):
             storage=Path(self.plan["storage"]), data_root=Path(self.plan["data_root"]), table_gb=self.plan["table_gb"]
         )
         folder = Path(self.plan["folder"]) / "trials" / self.plan["trial_id"]
-        return Task(config=TrialConfig.from_dict(self.plan["config"]), places=places, folder=folder)
+        config = TrialConfig.from_dict(self.plan["config"])
+        return Task(config=config, places=places, folder=folder, rungs=tuple(self.plan["rungs"]))
 
     def _result(self, report: Report) -> dict[str, Any]:
         if not math.isfinite(report["train_loss"]):

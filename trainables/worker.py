@@ -5,20 +5,23 @@ import logging
 import math
 import os
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainables.config import DataConfig, TeacherConfig, TrialConfig
 from trainables.data.batches import Batches
 from trainables.data.parts import load_training
 from trainables.distiller import Distiller
 from trainables.loop import Training, evaluate
+from trainables.outputs import Batch
 from trainables.places import Places
 from trainables.ranks import own_rank, sum_over_ranks, world_size
+from trainables.rungs import WeightAverage
 from trainables.teacher import LiveTeacher, no_teacher, stored_teacher
 from trainables.teacher_table import TeacherTable
 from trainables.weights import load_network, save_weights
@@ -31,11 +34,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a worker is told: the experiment, where data and teachers lie, and the folder that is the trial's own."""
+    """What a worker is told: the experiment, where data and teachers lie, and the folder that is the trial's own.
+
+    ``rungs`` are the epochs after which the averaged student is evaluated too; training is the same with and without.
+    """
 
     config: TrialConfig
     places: Places
     folder: Path
+    rungs: tuple[int, ...] = ()
 
 
 class Materials:
@@ -110,20 +117,37 @@ class Worker:
         started = time.perf_counter()
         number = self.training.epoch + 1
         teacher = self.teacher.epoch(number, self.config.epochs) if self.teacher else no_teacher
-        batches = self.materials.batches.epoch(number, self.config.batch_size, self.rank, world_size())
+        batches: Iterable[Batch] = self.materials.batches.epoch(number, self.config.batch_size, self.rank, world_size())
+        student = self.training.distiller.student
+        average = WeightAverage(student) if number in self.task.rungs else None
+        if average is not None:
+            batches = average.over(batches)
         metrics = {"epoch": number, **self.training.train_epoch(batches, teacher)}
         metrics["teacher_images"] = self._shown_to_teacher()
-        if len(held_out := self.materials.images.held_out_ids):
-            mine = self.materials.batches.unaugmented(held_out[self.rank :: world_size()])
-            metrics |= evaluate(self.training.distiller.student, mine, self.config.precision)
+        metrics |= self._evaluated(student)
+        if average is not None:
+            metrics["averaged_val_accuracy"] = self._evaluated(self._averaged(average, number))["val_accuracy"]
         metrics["device_seconds"] = (time.perf_counter() - started) * world_size()
         self.curve.append(metrics)
         if self.best_epoch == number:
-            student = self.training.distiller.student.state_dict()
-            self.best_student = {name: tensor.detach().clone() for name, tensor in student.items()}
+            weights = student.state_dict()
+            self.best_student = {name: tensor.detach().clone() for name, tensor in weights.items()}
         if self.rank == 0 and not self.finished and self._checkpoint_due():
             self.write_checkpoint()
         return metrics
+
+    def _evaluated(self, student: nn.Module) -> Metrics:
+        """On the held-out images, if there are any."""
+        held_out = self.materials.images.held_out_ids
+        if not len(held_out):
+            return {}
+        mine = self.materials.batches.unaugmented(held_out[self.rank :: world_size()])
+        return evaluate(student, mine, self.config.precision)
+
+    def _averaged(self, average: WeightAverage, epoch: int) -> nn.Module:
+        """The epoch's averaged student, equal on all ranks."""
+        whole = self.materials.batches.epoch(epoch, self.config.batch_size)
+        return average.student(whole, self.config.precision, self.materials.device)
 
     @property
     def best_epoch(self) -> int:

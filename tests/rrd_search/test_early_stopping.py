@@ -1,64 +1,194 @@
-"""Published points and references run to their end under every scheduler, however bad they look."""
+"""Early stopping: who is stopped and who never is, whatever comes in one report, and what a restart remembers."""
 
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
-from ray.tune.schedulers import TrialScheduler
+from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from rrd_search.early_stopping import SCHEDULERS, SPARED, Sparing
+from rrd_search.early_stopping import SCHEDULERS, SPARED, Audits, Sparing
 from rrd_search.request import SCHEDULERS as OFFERED
+from rrd_search.trial_records import TrialRecord
+from trainables.config import TrialConfig
+from trainables.rungs import rungs
 
-EPOCHS = 9
+EPOCHS = 18
+RUNGS = (2, 6, 12)
+CONFIG = TrialConfig(epochs=EPOCHS)
+CONTROLLER: Any = SimpleNamespace(get_live_trials=lambda: [])
+STOP, CONTINUE = TrialScheduler.STOP, TrialScheduler.CONTINUE
 
 
-class Stub(SimpleNamespace):
-    __hash__ = object.__hash__
+def trial(name: str, spared: str = "") -> Any:
+    return SimpleNamespace(trial_id=f"tune-{name}", config={"trial_id": name, "rungs": RUNGS, SPARED: spared})
 
 
-def trial(number: int, spared: str = "") -> Any:
-    return Stub(trial_id=f"t{number}", config={SPARED: spared}, status="RUNNING", is_finished=lambda: False)
+def report(value: float, *epochs: int) -> dict[str, Any]:
+    """Of trials whose averaged student is better than they are."""
+    curve: list[dict[str, float]] = [{"epoch": epoch, "val_accuracy": value} for epoch in epochs]
+    for metrics in curve:
+        if metrics["epoch"] in RUNGS:
+            metrics["averaged_val_accuracy"] = value + 0.1
+    return {**curve[-1], "curve": curve}
+
+
+def record(name: str, rung_values: dict[int, float], **more: Any) -> TrialRecord:
+    curve = dict.fromkeys(range(1, max(rung_values, default=0) + 1), 0.5)
+    known = {"trial_id": name, "state": "pruned", "value": 0.5, "epochs": len(curve), "params": {}, "config": CONFIG}
+    known |= {"point": None, "reference": False, "curve": curve, "rungs": rung_values, "audited": None}
+    return TrialRecord(**(known | {"reason": None, "started": None, "ended": None} | more))
+
+
+def sparing(name: str = "asha", audits: int = 0, records: Sequence[TrialRecord] = (), trials: int = 12) -> Sparing:
+    taken = Audits(audits, trials, records, lambda trial_id, epoch: None)
+    return Sparing(SCHEDULERS[name](EPOCHS), taken, records)
 
 
 def test_the_command_offers_what_there_is() -> None:
     assert tuple(SCHEDULERS) == OFFERED
+    assert rungs(CONFIG) == RUNGS
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 def test_spared_trials_are_never_stopped(name: str) -> None:
-    scheduler = Sparing(SCHEDULERS[name](EPOCHS))
-    others = [trial(number) for number in range(6)]
-    spared = [trial(10, "point"), trial(11, "reference")]
-    controller: Any = SimpleNamespace(get_trials=lambda: [*others, *spared], get_live_trials=lambda: [])
-    for one in [*others, *spared]:
-        scheduler.on_trial_add(controller, one)
+    scheduler = sparing(name)
+    others = [trial(f"{number}") for number in range(6)]
+    spared = [trial("point", "point"), trial("reference", "reference")]
     for epoch in range(1, EPOCHS):
         for one in list(others):
-            result = {"epoch": epoch, "val_accuracy": 0.9, "training_iteration": epoch, "time_total_s": epoch}
-            decision = scheduler.on_trial_result(controller, one, result)
-            assert decision != TrialScheduler.PAUSE
-            if decision == TrialScheduler.STOP:
+            if scheduler.on_trial_result(CONTROLLER, one, report(0.8, epoch)) == STOP:
                 others.remove(one)
         for one in spared:
-            result = {"epoch": epoch, "val_accuracy": 0.1, "training_iteration": epoch, "time_total_s": epoch}
-            assert scheduler.on_trial_result(controller, one, result) == TrialScheduler.CONTINUE
+            assert scheduler.on_trial_result(CONTROLLER, one, report(0.1, epoch)) == CONTINUE
 
 
 @pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
 def test_others_are_stopped_when_they_are_bad(name: str) -> None:
-    scheduler = Sparing(SCHEDULERS[name](EPOCHS))
-    others, bad = [trial(number) for number in range(6)], trial(7)
-    controller: Any = SimpleNamespace(get_trials=lambda: [*others, bad], get_live_trials=lambda: [])
-    for one in [*others, bad]:
-        scheduler.on_trial_add(controller, one)
-    decisions = []
+    scheduler = sparing(name)
     for epoch in range(1, EPOCHS):
-        for one in [*others, bad]:
-            value = 0.1 if one is bad else 0.9
-            result = {"epoch": epoch, "val_accuracy": value, "training_iteration": epoch, "time_total_s": epoch}
-            decision = scheduler.on_trial_result(controller, one, result)
-            if one is bad:
-                decisions.append(decision)
-        if TrialScheduler.STOP in decisions:
+        for number in range(6):
+            assert scheduler.on_trial_result(CONTROLLER, trial(f"{number}"), report(0.8, epoch)) == CONTINUE
+        if scheduler.on_trial_result(CONTROLLER, trial("bad"), report(0.1, epoch)) == STOP:
             return
     assert name == "hyperband", "a trial of hyperband may be in the bracket that does not stop"
+
+
+def reports_of(curves: np.ndarray, *, at_once: int) -> dict[str, tuple[str, int]]:
+    """What becomes of trials that run in turns, ``at_once`` epochs in a report: the last decision and epoch of each."""
+    scheduler, ended = sparing(), {}
+    for number, curve in enumerate(curves):
+        one, decision = trial(f"{number}"), CONTINUE
+        last = 0
+        while last < EPOCHS and decision == CONTINUE:
+            epochs = range(last + 1, min(last + at_once, EPOCHS) + 1)
+            told = {**report(0.5, *epochs)}
+            for metrics in told["curve"]:
+                if "averaged_val_accuracy" in metrics:
+                    metrics["averaged_val_accuracy"] = float(curve[int(metrics["epoch"]) - 1])
+            last = epochs[-1]
+            if last == EPOCHS:
+                scheduler.on_trial_complete(CONTROLLER, one, told)
+            else:
+                decision = scheduler.on_trial_result(CONTROLLER, one, told)
+        ended[f"{number}"] = decision, last
+    return ended
+
+
+def test_decisions_are_those_of_tunes_asha_with_rungs_anywhere() -> None:
+    """A plain ASHA that is told 1, 3 and 9 where ours has the epochs 2, 6 and 12."""
+    curves = np.random.default_rng(0).random((40, EPOCHS))
+    plain = AsyncHyperBandScheduler(time_attr="t", metric="m", mode="max", max_t=27, reduction_factor=3)
+    expected = {}
+    for number, curve in enumerate(curves):
+        one: Any = SimpleNamespace(trial_id=f"{number}")
+        plain.on_trial_add(CONTROLLER, one)
+        stops = (
+            epoch
+            for time, epoch in zip((1, 3, 9), RUNGS, strict=True)
+            if plain.on_trial_result(CONTROLLER, one, {"t": time, "m": curve[epoch - 1]}) == STOP
+        )
+        stop = next(stops, None)
+        expected[f"{number}"] = (CONTINUE, EPOCHS) if stop is None else (STOP, stop)
+    assert {epoch for _, epoch in expected.values()} == {*RUNGS, EPOCHS}
+    assert reports_of(curves, at_once=1) == expected
+    several = reports_of(curves, at_once=5)
+    assert {name: decision for name, (decision, _) in several.items()} == {
+        name: decision for name, (decision, _) in expected.items()
+    }
+
+
+def test_without_an_averaged_accuracy_there_is_no_rung() -> None:
+    scheduler = sparing()
+    for value in (0.9, 0.1):
+        plain = {"epoch": 2, "val_accuracy": value}
+        assert scheduler.on_trial_result(CONTROLLER, trial(f"{value}"), plain | {"curve": [plain]}) == CONTINUE
+
+
+@pytest.mark.parametrize("name", ["asha", "median"])
+def test_a_restart_remembers_what_trials_reached(name: str) -> None:
+    """The first trial of the new process meets full rungs; a resumed one is not judged again by what it reached."""
+    records = [
+        record(f"{number}", {2: 0.9, 6: 0.9, 12: 0.9}, curve=dict.fromkeys(range(1, 13), 0.9)) for number in (0, 1, 2)
+    ]
+    records.append(record("resumed", {2: 0.2, 6: 0.2}, state="running"))
+    scheduler = sparing(name, records=records)
+    again = trial("resumed")
+    assert scheduler.on_trial_result(CONTROLLER, again, report(0.2, 1, 2, 3, 4, 5, 6)) == CONTINUE
+    assert scheduler.on_trial_result(CONTROLLER, trial("new"), report(0.2, 1, 2, 3)) == STOP
+    assert scheduler.on_trial_result(CONTROLLER, again, report(0.2, 7, 8, 9, 10, 11, 12)) == STOP
+    if name == "asha":
+        inner: Any = scheduler._judge
+        first, second, third = (values for _, values in reversed(inner._inner._brackets[0]._rungs))
+        assert first.keys() == {"0", "1", "2", "resumed", "new"}
+        assert second.keys() == third.keys() == {"0", "1", "2", "resumed"}
+
+
+def test_a_trial_has_the_same_bracket_after_a_restart() -> None:
+    names = [f"{number:05d}" for number in range(30)]
+    drawn = []
+    for seed in (1, 2):
+        np.random.seed(seed)
+        scheduler = sparing("hyperband")
+        for name in names:
+            scheduler.on_trial_result(CONTROLLER, trial(name), report(0.5, 1, 2))
+        judge: Any = scheduler._judge
+        drawn.append([judge._inner._brackets.index(judge._inner._trial_info[name]) for name in names])
+        assert np.random.random() == np.random.RandomState(seed).random_sample(), "others' numbers are left alone"
+    assert drawn[0] == drawn[1]
+    assert len(set(drawn[0])) > 1
+
+
+def stop_all(scheduler: Sparing, names: Sequence[str]) -> list[str]:
+    """Let trials be worse and worse; those that are stopped."""
+    reports = {name: report(0.8 - 0.01 * place, 1, 2) for place, name in enumerate(names)}
+    return [name for name, told in reports.items() if scheduler.on_trial_result(CONTROLLER, trial(name), told) == STOP]
+
+
+def test_audited_trials_run_on_and_are_spread() -> None:
+    told: list[tuple[str, int]] = []
+    scheduler = Sparing(SCHEDULERS["asha"](EPOCHS), Audits(2, 20, (), lambda *what: told.append(what)))
+    names = [f"{number}" for number in range(20)]
+    stopped = stop_all(scheduler, names)
+    assert told == [("3", 2), ("8", 2)], "the third of every five stops, the best trial being no stop"
+    assert set(names) - set(stopped) == {"0", "3", "8"}
+    assert scheduler.on_trial_result(CONTROLLER, trial("3"), report(0.0, *range(3, EPOCHS))) == CONTINUE
+    inner: Any = scheduler._judge
+    assert [len(values) for _, values in inner._inner._brackets[0]._rungs] == [0, 0, 20], "the next rung is not its"
+
+
+def test_audits_go_on_after_a_restart() -> None:
+    records = [record("0", {2: 0.95})] * 2 + [record("a", {2: 0.1, 6: 0.95}, audited=2, state="running")]
+    told: list[str] = []
+    audits = Audits(2, 20, records, lambda name, epoch: told.append(name))
+    scheduler = Sparing(SCHEDULERS["asha"](EPOCHS), audits, records)
+    assert scheduler.on_trial_result(CONTROLLER, trial("a"), report(0.0, *range(1, EPOCHS))) == CONTINUE
+    assert scheduler.on_trial_result(CONTROLLER, trial("b"), report(0.5, 6)) == CONTINUE, "that rung is empty"
+    stopped = stop_all(scheduler, [f"{number}" for number in range(10, 30)])
+    assert len(told) == 1, "two in all"
+    assert len(stopped) == 18, "the first of them is the best but for one"
+
+
+def test_no_audits() -> None:
+    assert len(stop_all(sparing(audits=0, trials=20), [f"{number}" for number in range(20)])) == 19

@@ -427,3 +427,20 @@ def test_a_kill_loses_nothing(open_study: Open, tmp_path: Path, empty: Path) -> 
     assert [record.state for record in study.trials()] == ["complete"] * 3 + ["running"] * 2
     assert [one.trial_id for one in study.unfinished()] == ["00003", "00004"]
     assert [record.curve for record in study.trials()] == [{1: 0.5}] * 5
+
+
+def test_rungs_and_audits_are_kept(open_study: Open) -> None:
+    study = open_study()
+    one, other = propose(study).trial_id, propose(study).trial_id
+    for epoch, value in ((10, 0.6), (2, 0.5), (2, 0.9)):  # the last is said again after a resume
+        study.report_rung(one, epoch, value)
+    study.audit(one, 10)
+    for now in (study, open_study()):
+        first, second = now.trials()
+        assert list(first.rungs.items()) == [(2, 0.5), (10, 0.6)]
+        assert (first.audited, now.audited(one)) == (10, 10)
+        assert (second.rungs, second.audited, now.audited(other)) == ({}, None, None)
+    study.tell(one, "complete", 0.7)
+    study.report_rung(one, 20, 0.9)
+    ended = study.trials()[0]
+    assert (ended.state, ended.value, ended.audited, set(ended.rungs)) == ("complete", 0.7, 10, {2, 10})

@@ -15,6 +15,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from rrd_search.stop_evidence import rung_evidence
+from rrd_search.trial_records import record_of
 from trainables.config import TrialConfig
 from trainables.data.parts import load_training
 
@@ -53,6 +55,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory, server: str) -> Path:
     done = tune(storage, server)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "the winner beside what it should beat" in done.stdout
+    assert "can the early stops be trusted?" in done.stdout
     return storage
 
 
@@ -77,9 +80,12 @@ def test_the_study_holds_the_truth(storage: Path) -> None:
         assert (trial.state == TrialState.COMPLETE) == (len(epochs) == 3)
         if trial.state == TrialState.COMPLETE:
             assert trial.value == trial.intermediate_values[3]
+        assert sorted(map(int, trial.user_attrs["rungs"])) == [epoch for epoch in epochs if epoch < 3]
+        assert trial.user_attrs.get("audited_at_epoch") is None or trial.state == TrialState.COMPLETE
     assert [trial.user_attrs.get("point") for trial in trials[:2]] == ["version 2", "later version"]
     assert all(trial.state == TrialState.COMPLETE for trial in trials[:2]), "published points run to their end"
     references = study_of(storage, "small-references").trials
+    assert all("rungs" not in trial.user_attrs for trial in references), "references are not compared"
     assert {trial.user_attrs["point"] for trial in references} == {"KD alone", "student alone"}
 
 
@@ -94,6 +100,11 @@ def test_mlflow_holds_parent_children_params_and_curves(storage: Path, server: s
     assert len(parents) == 1
     assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
     known = {trial.number: trial for trial in study_of(storage).trials}
+    evidence = rung_evidence([record_of(trial, False) for trial in known.values() if "config" in trial.user_attrs])
+    assert [rung.epoch for rung in evidence] == [1, 2]
+    said = {name: value for name, value in parents[0].data.metrics.items() if name.startswith("rank_correlation_")}
+    assert said == {f"rank_correlation_epoch_{rung.epoch}": pytest.approx(rung.rank_correlation) for rung in evidence
+                    if rung.rank_correlation is not None}  # fmt: skip
     searched = [run for run in children if not run.data.tags["rrd.trial_id"].startswith("ref-")]
     assert len(searched) == 6
     assert len(children) == 8
@@ -101,6 +112,8 @@ def test_mlflow_holds_parent_children_params_and_curves(storage: Path, server: s
         trial = known[int(run.data.tags["rrd.trial_id"])]
         assert run.data.tags["rrd.state"] == {"COMPLETE": "complete", "PRUNED": "pruned"}[trial.state.name]
         assert run.data.tags["rrd.config_hash"] == trial.user_attrs["config_hash"]
+        audited = trial.user_attrs.get("audited_at_epoch")
+        assert run.data.tags.get("rrd.audited_at_epoch") == (None if audited is None else str(audited))
         assert run.data.params.keys() == trial.params.keys()
         for name in ("val_accuracy", "val_loss", "train_loss", "train_rrd_kl", "images_per_second"):
             curve = client.get_metric_history(run.info.run_id, name)

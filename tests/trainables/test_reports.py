@@ -1,0 +1,70 @@
+"""When a one-worker trial reports to Tune: at rungs, at its end, and else not more often than it is asked to."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
+from trainables.trial import Inline, Trial
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.set_num_threads(1)
+    return tmp_path_factory.mktemp("storage")
+
+
+def plan(storage: Path, folder: Path, **more: Any) -> dict[str, Any]:
+    data = DataConfig(name="digits", held_out=0.9)
+    config = TrialConfig(data=data, teacher=TeacherConfig(), loss=RRD.Config(weight=0), epochs=4)
+    places = {"storage": str(storage), "data_root": str(storage), "folder": str(folder)}
+    plain = {"trial_id": "00000", "config": config.to_dict(), "resources": {"workers": 1, "cpus_per_worker": 1}}
+    return plain | places | {"rungs": [], "report_seconds": 1000.0} | more
+
+
+def epochs(report: dict[str, Any]) -> list[int]:
+    return [metrics["epoch"] for metrics in report["curve"]]
+
+
+@pytest.mark.parametrize(
+    ("rungs", "seconds", "expected"),
+    [([], 1000.0, [[1, 2, 3, 4]]), ([1, 3], 1000.0, [[1], [2, 3], [4]]), ([], 0.0, [[1], [2], [3], [4]])],
+    ids=["at the end", "at rungs", "every epoch"],
+)
+def test_reports(rungs: list[int], seconds: float, expected: list[list[int]], storage: Path, tmp_path: Path) -> None:
+    trial = Trial(plan(storage, tmp_path, rungs=rungs, report_seconds=seconds))
+    reports = [trial.step()]
+    while not reports[-1]["done"]:
+        reports.append(trial.step())
+    assert [epochs(report) for report in reports] == expected
+    assert [report["epoch"] for report in reports] == [told[-1] for told in expected]
+    compared = [metrics["epoch"] for metrics in trial.running.worker.curve if "averaged_val_accuracy" in metrics]
+    assert compared == rungs
+    assert reports[-1]["summary"]["epochs_run"] == 4
+
+
+@pytest.mark.parametrize("error", [ValueError("no such thing"), RuntimeError("out of memory")], ids=["ours", "other"])
+def test_what_was_trained_before_an_error_is_reported_first(
+    error: Exception, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train = Inline.next_epoch
+
+    def fails_in_the_third(self: Inline) -> Any:
+        if self.worker.training.epoch == 2:
+            raise error
+        return train(self)
+
+    monkeypatch.setattr(Inline, "next_epoch", fails_in_the_third)
+    trial = Trial(plan(storage, tmp_path))
+    assert epochs(trial.step()) == [1, 2]
+    if isinstance(error, ValueError):
+        assert trial.step() == {"epoch": 0, "val_accuracy": pytest.approx(float("nan"), nan_ok=True), "done": True,
+                                "failed": "no such thing"}  # fmt: skip
+    else:
+        with pytest.raises(RuntimeError, match="out of memory"):
+            trial.step()
+    monkeypatch.undo()
+    trial.reset_config(plan(storage, tmp_path / "next"))
+    assert epochs(trial.step()) == [1, 2, 3, 4]
