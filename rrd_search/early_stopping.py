@@ -80,7 +80,9 @@ class _AtRungs:
         for epoch, value in record.rungs.items():
             if record.audited is None or epoch <= record.audited:
                 told = {"epoch": epoch, RUNG_METRIC: value}
-                self.stops(controller, Known(record.trial_id), told, self.rungs(record.config))
+                stops = self.stops(controller, Known(record.trial_id), told, self.rungs(record.config))
+                if stops and record.point:  # it was not compared any more, though it ran on
+                    break
         return max(record.rungs, default=0)
 
 

@@ -82,7 +82,7 @@ def _audit_line(best: TrialRecord, trials: Sequence[TrialRecord]) -> str | None:
         return None
     said = f"{len(audited)} of the trials that would have been stopped ran on"
     if top is None or top.value is None or best.value is None:
-        return f"{said}; none of them has ended yet"
+        return f"{said}; none of them has run to its end yet"
     if top.trial_id == best.trial_id:
         return f"{said}: the winner is one of them, stopped after epoch {top.audited} it would have been lost"
     distance = f"{100 * (top.value - best.value):+.2f} to the winner"

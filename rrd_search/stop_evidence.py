@@ -13,7 +13,8 @@ FEWEST = 3  # trials that have an order worth the name
 @dataclass(frozen=True)
 class RungEvidence:
     """Of the searched trials that ran to their end: how many were compared after ``epoch``, and the rank correlation
-    of what was compared there with their last accuracy; None for fewer than three, or where all are equal."""
+    of what was compared there with their last accuracy; None for fewer than three, or where all are equal. Most of
+    them are survivors, which are more alike than all trials: it errs on the low side."""
 
     epoch: int
     trials: int

@@ -73,5 +73,6 @@ def test_what_is_shown() -> None:
     assert f"{ran_on}: the best, 00002, ended at 70.00 %, -25.00 to the winner" in said
     missed = [*TRIALS[:2], record(7, {1: 0.1}, 0.99, audited=1)]
     assert "the winner is one of them, stopped after epoch 1 it would have been lost" in shown(missed)
-    assert "none of them has ended yet" in shown([*TRIALS[:2], record(8, {1: 0.1}, 0.2, audited=1, state="running")])
+    running = [*TRIALS[:2], record(8, {1: 0.1}, 0.2, audited=1, state="running")]
+    assert "none of them has run to its end yet" in shown(running)
     assert "trusted" not in shown([record(0, {}, 0.5)]), "a search without rungs has nothing to say of them"
