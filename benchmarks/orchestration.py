@@ -184,10 +184,10 @@ def _table(options: argparse.Namespace, run: MeasuredRun) -> list[str]:
     asks = run.sampler.asks[EARLY - WINDOW // 2 :][:WINDOW], run.sampler.asks[-WINDOW:]
     load = " ".join(f"{one:.1f}" for one in os.getloadavg())
     return [
-        f"{len(ends)} simulated trials of {options.seconds:g} s, {options.concurrent} concurrent, "
-        f"{EPOCHS} reports each, sampler {options.sampler}; {os.cpu_count()} cores, load {load}",
-        f"  start-up: the first trial {begun:.1f} s after the call, "
-        f"the last of {len(processes)} processes {ramp:.1f} s later",
+        f"{len(ends)} simulated trials of {options.seconds:g} s, {options.concurrent} at a time, {EPOCHS} reports each,"
+        f" sampler {options.sampler}; {os.cpu_count()} cores, load {load}",
+        f"  start-up: first trial {begun:.1f} s after the call, the last of {len(processes)} processes {ramp:.1f} s "
+        "later",
         f"  first start to last end {total:.1f} s, ideally {ideal:.1f} s: {total / ideal:.2f}",
         f"  the same since all processes run: {_steady(run, options):.2f} (at most 1.2)",
         f"  a trial's end to the start of the next in its place: median {statistics.median(_gaps(run, options)):.2f} s",
