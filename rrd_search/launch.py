@@ -84,7 +84,7 @@ class Launch:
         for point, why in facts.left_out.items():
             self.console.print(f"left out: {point} ({why})", markup=False, highlight=False, soft_wrap=True)
         table_gb = table_bytes(base, len(images.train_ids)) / 2**30
-        if table_gb > places.table_gb:
+        if table_gb > places.table_gb and not self.options.independent_schedules:
             told = f"the teacher's table would take {table_gb:.3g} GiB, --table-gb allows {places.table_gb:g}"
             self.console.print(f"{told}: the later epochs take the live teacher", highlight=False, soft_wrap=True)
 

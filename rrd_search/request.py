@@ -107,7 +107,8 @@ def read_request(options: argparse.Namespace) -> Request:
     storage = writable(options.storage)
     uri = options.mlflow_uri or f"sqlite:///{storage / 'mlflow.db'}"
     check_tracking_uri(uri)
-    places = Places(storage=storage, data_root=options.data_root.absolute(), table_gb=options.table_gb)
+    table_gb = 0.0 if options.independent_schedules else options.table_gb  # a table would serve a single trial
+    places = Places(storage=storage, data_root=options.data_root.absolute(), table_gb=table_gb)
     return Request(options=options, space=space, name=name, places=places, mlflow_uri=uri)
 
 
