@@ -12,12 +12,12 @@ from trainables.config import TrialConfig
 from trainables.data.batches import Batches
 from trainables.data.parts import Training
 from trainables.loop import evaluate, on_device
-from trainables.teacher import EVALUATION_BATCH
 from trainables.weights import load_network
 
 # Another device or kernel rounds otherwise, which may turn images that two classes tie for: never more than one of a
 # thousand, or, where the student was recorded in bfloat16, five.
 TURNED = {"float32": 0.001, "bfloat16": 0.005}
+AT_ONCE = 256  # images
 
 
 def check_students(
@@ -50,12 +50,12 @@ def _program_accuracy(folder: Path, config: TrialConfig, images: Training, devic
 def _weights_accuracy(folder: Path, config: TrialConfig, images: Training, device: torch.device) -> float:
     student = load_network(folder / WEIGHTS, config.student, len(images.part.classes))
     held_out = Batches(images.part, config.data, images.held_out_ids, device)
-    batches = held_out.unaugmented(images.held_out_ids, EVALUATION_BATCH)
+    batches = held_out.unaugmented(images.held_out_ids)
     return evaluate(on_device(student, device), batches, config.precision)["val_accuracy"]
 
 
 def _raw_batches(images: Training) -> Iterator[tuple[Tensor, Tensor]]:
     """The held-out images as they are stored, [B, 3, H, W] uint8, and their labels."""
-    for start in range(0, len(images.held_out_ids), EVALUATION_BATCH):
-        ids = images.held_out_ids[start : start + EVALUATION_BATCH]
+    for start in range(0, len(images.held_out_ids), AT_ONCE):
+        ids = images.held_out_ids[start : start + AT_ONCE]
         yield torch.from_numpy(np.array(images.part.images[ids])), torch.from_numpy(np.array(images.part.labels[ids]))

@@ -18,7 +18,6 @@ from trainables.data.batches import Batches
 from trainables.data.parts import load_test
 from trainables.loop import evaluate, on_device
 from trainables.places import Places
-from trainables.teacher import EVALUATION_BATCH
 from trainables.weights import load_network
 
 FILE = "test.json"
@@ -49,7 +48,7 @@ def measure(folder: Path, config: TrialConfig, places: Places, device: torch.dev
     """Open the test set for the trained student in ``folder``, and leave what came out there."""
     part = load_test(config.data, places.storage, places.data_root)
     student = load_network(folder / "student.safetensors", config.student, len(part.classes))
-    batches = Batches(part, config.data, device=device).unaugmented(np.arange(len(part)), EVALUATION_BATCH)
+    batches = Batches(part, config.data, device=device).unaugmented(np.arange(len(part)))
     found = evaluate(on_device(student, device), batches, config.precision)
     result = TestResult(
         seed=config.seed,

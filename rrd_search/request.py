@@ -20,7 +20,7 @@ from trainables.places import Places
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 SCHEDULERS = ("asha", "hyperband", "median", "none")  # of early_stopping.py, which takes Ray's seconds to import
-TAKEN = ("data", "teachers", "final", "mlartifacts")  # folders of the storage
+TAKEN = ("data", "teachers", "tables", "final", "mlartifacts")  # folders of the storage
 FLAGS = {"data": "data.name", "teacher": "teacher.architecture", "student": "student", "epochs": "epochs"}
 
 
@@ -62,6 +62,7 @@ def parser() -> Parser:
     where = parser.add_argument_group("where")
     where.add_argument("--storage", type=Path, default=Path("runs"), help="folder for all that is made")
     where.add_argument("--data-root", type=Path, default=Path("data"), help="folder of downloaded datasets")
+    where.add_argument("--table-gb", type=amount(0), default=20.0, help="GiB of the storage for teachers' tables")
     where.add_argument("--mlflow-uri", help="default: sqlite in the storage folder")
     where.add_argument("--address", help="of a running Ray cluster, or auto; default: this machine alone")
     where.add_argument("--workers-per-trial", type=whole(1), default=1)
@@ -89,7 +90,7 @@ def read_request(options: argparse.Namespace) -> Request:
     storage = writable(options.storage)
     uri = options.mlflow_uri or f"sqlite:///{storage / 'mlflow.db'}"
     check_tracking_uri(uri)
-    places = Places(storage=storage, data_root=options.data_root.absolute())
+    places = Places(storage=storage, data_root=options.data_root.absolute(), table_gb=options.table_gb)
     return Request(options=options, space=space, name=name, places=places, mlflow_uri=uri)
 
 

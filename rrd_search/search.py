@@ -139,6 +139,7 @@ class SearchRun:
             "config": proposal.config.to_dict(),
             "storage": str(self.plan.places.storage),
             "data_root": str(self.plan.places.data_root),
+            "table_gb": self.plan.places.table_gb,
             "folder": str(self.plan.folder),
             "resources": self.plan.resources.__dict__,
             SPARED: spared,

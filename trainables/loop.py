@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from trainables.config import OptimizerConfig, ScheduleConfig, TrialConfig
 from trainables.distiller import Distiller
 from trainables.outputs import Batch, Outputs
+from trainables.ranks import sum_over_ranks, world_size
 
 Teacher = Callable[[Batch], Outputs]
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -135,16 +136,6 @@ def evaluate(student: nn.Module, batches: Iterable[Batch], precision: str) -> di
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
-
-
-def world_size() -> int:
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
-
-
-def sum_over_ranks(values: Tensor) -> Tensor:
-    if world_size() > 1:
-        dist.all_reduce(values)
-    return values
 
 
 def _average_running_statistics(module: nn.Module) -> None:

@@ -8,8 +8,10 @@ from pathlib import Path
 class Places:
     """``storage`` holds what is made here (decoded images, teachers, searches), ``data_root`` the downloaded datasets.
 
-    Both must be the same folder on every machine that trains.
+    Both must be the same folder on every machine that trains. Teachers' tables take up to ``table_gb`` GiB of the
+    storage.
     """
 
     storage: Path
     data_root: Path
+    table_gb: float = 20.0

@@ -18,11 +18,11 @@ from trainables.data.parts import Training as TrainingImages
 from trainables.data.parts import load_training
 from trainables.distiller import Distiller
 from trainables.loop import Training, autocast, evaluate, on_device
+from trainables.models.network import Network
 from trainables.outputs import Batch, Outputs
 from trainables.places import Places
 from trainables.weights import load_network, save_weights, weights_hash
 
-EVALUATION_BATCH = 512
 SLOWER = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # the papers train these with a rate of 0.01
 
 
@@ -46,20 +46,25 @@ class TeacherProgress:
 class LiveTeacher:
     """Computes the teacher's outputs for each batch, without gradients, its batch norm frozen."""
 
-    def __init__(self, network: nn.Module, precision: str, device: torch.device) -> None:
+    def __init__(self, network: Network, precision: str, device: torch.device) -> None:
         self.network = on_device(network.eval().requires_grad_(False), device)
         self.precision = precision
         self.device = device
+        self.images = 0  # that went through the network
+
+    def epoch(self, number: int, last: int) -> "LiveTeacher":
+        """What stands for the teacher in an epoch: itself."""
+        return self
 
     @torch.no_grad()
     def __call__(self, batch: Batch) -> Outputs:
+        self.images += len(batch.labels)
         with autocast(self.precision, self.device):
-            says: Outputs = self.network(batch.images.contiguous(memory_format=torch.channels_last))
-        return says
+            return self.network(batch.images.contiguous(memory_format=torch.channels_last))
 
-    def embeddings(self, batches: Iterable[Batch]) -> Tensor:
-        """Of all images of these batches, [N, D] float32."""
-        return torch.cat([self(batch).embedding.float() for batch in batches])
+    def rows(self, batches: Iterable[Batch], field: str) -> Tensor:
+        """What it says in ``field`` of Outputs about all images of these batches, [N, D] float32 on the device."""
+        return torch.cat([getattr(self(batch), field).float() for batch in batches])
 
 
 def no_teacher(batch: Batch) -> Outputs:
@@ -140,7 +145,7 @@ def _accuracy(network: nn.Module, batches: Batches, held_out_ids: np.ndarray) ->
     """On the held-out images, a fraction; nan without any."""
     if not len(held_out_ids):
         return float("nan")
-    return evaluate(network, batches.unaugmented(held_out_ids, EVALUATION_BATCH), "float32")["val_accuracy"]
+    return evaluate(network, batches.unaugmented(held_out_ids), "float32")["val_accuracy"]
 
 
 def _store(network: nn.Module, architecture: str, weights: str, storage: Path) -> Path:

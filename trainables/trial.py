@@ -104,7 +104,9 @@ class Trial(tune.Trainable):
         return trial
 
     def _task(self) -> Task:
-        places = Places(storage=Path(self.plan["storage"]), data_root=Path(self.plan["data_root"]))
+        places = Places(
+            storage=Path(self.plan["storage"]), data_root=Path(self.plan["data_root"]), table_gb=self.plan["table_gb"]
+        )
         folder = Path(self.plan["folder"]) / "trials" / self.plan["trial_id"]
         return Task(config=TrialConfig.from_dict(self.plan["config"]), places=places, folder=folder)
 

@@ -10,9 +10,10 @@ from pathlib import Path
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from trainables.models import MODELS
+from trainables.models.network import Network
 
 Weights = dict[str, Tensor]
 
@@ -39,7 +40,7 @@ def read_weights(path: Path) -> Weights:
     return {name.removeprefix("module."): tensor for name, tensor in inner.items()}
 
 
-def load_network(path: Path, architecture: str, num_classes: int) -> nn.Module:
+def load_network(path: Path, architecture: str, num_classes: int) -> Network:
     """The network with the weights of the file. ValueError says what was expected and what was found."""
     weights = read_weights(path)
     network = MODELS[architecture](num_classes=num_classes)

@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
 from trainables.config import DataConfig, TeacherConfig, TrialConfig
 from trainables.data.batches import Batches
 from trainables.data.parts import load_training
 from trainables.distiller import Distiller
-from trainables.loop import Teacher, Training, evaluate, world_size
+from trainables.loop import Training, evaluate
 from trainables.places import Places
-from trainables.teacher import EVALUATION_BATCH, LiveTeacher, no_teacher, stored_teacher
+from trainables.ranks import own_rank, sum_over_ranks, world_size
+from trainables.teacher import LiveTeacher, no_teacher, stored_teacher
+from trainables.teacher_table import TeacherTable
 from trainables.weights import load_network, save_weights
 
 Metrics = dict[str, float]
@@ -48,17 +49,25 @@ class Materials:
         self.images = images
         self.batches = Batches(images.part, config.data, images.train_ids, device)
         self.teacher: LiveTeacher | None = None
+        self.table: TeacherTable | None = None
         if config.teacher.weights is not None:
             path = stored_teacher(config, places.storage)
             network = load_network(path, config.teacher.architecture, self.num_classes)
             self.teacher = LiveTeacher(network, config.precision, device)
+            if TeacherTable.serves(config):
+                self.table = TeacherTable(config, self.teacher, self.batches, places)
+
+    @property
+    def shown(self) -> int:
+        """How many images this process has shown to the teacher."""
+        return self.teacher.images if self.teacher else 0
 
     def fits(self, config: TrialConfig, device: torch.device) -> bool:
         return self.key == self._key(config) and self.device == device
 
     @staticmethod
-    def _key(config: TrialConfig) -> tuple[DataConfig, TeacherConfig, str]:
-        return config.data, config.teacher, config.precision
+    def _key(config: TrialConfig) -> tuple[DataConfig, TeacherConfig, str, str]:
+        return config.data, config.teacher, config.precision, config.loss.name
 
 
 class Worker:
@@ -70,15 +79,15 @@ class Worker:
             materials = Materials(self.config, task.places, device)
         self.materials = materials
         self.curve: list[Metrics] = []  # one entry an epoch
-        self._reported = 0
+        self._reported, self._shown = 0, materials.shown
         self.best_student: dict[str, Tensor] = {}
-        self.rank = dist.get_rank() if world_size() > 1 else 0
+        self.rank = own_rank()
         self._written, self._writing = time.perf_counter(), 0.0
         distiller = Distiller(self.config, materials.num_classes)
-        self.teacher: Teacher = no_teacher
+        self.teacher: LiveTeacher | TeacherTable | None = None
         if distiller.needs_teacher:
-            assert materials.teacher is not None, "a distilling trial is given its teacher's weights"
-            self.teacher = materials.teacher
+            self.teacher = materials.table or materials.teacher
+            assert self.teacher is not None, "a distilling trial is given its teacher's weights"
         state = self._read_checkpoint()
         if state is None:
             self._prepare(distiller)
@@ -100,10 +109,12 @@ class Worker:
         """Train and evaluate one epoch; its metrics by name, with ``epoch`` counted from 1."""
         started = time.perf_counter()
         number = self.training.epoch + 1
+        teacher = self.teacher.epoch(number, self.config.epochs) if self.teacher else no_teacher
         batches = self.materials.batches.epoch(number, self.config.batch_size, self.rank, world_size())
-        metrics = {"epoch": number, **self.training.train_epoch(batches, self.teacher)}
+        metrics = {"epoch": number, **self.training.train_epoch(batches, teacher)}
+        metrics["teacher_images"] = self._shown_to_teacher()
         if len(held_out := self.materials.images.held_out_ids):
-            mine = self.materials.batches.unaugmented(held_out[self.rank :: world_size()], EVALUATION_BATCH)
+            mine = self.materials.batches.unaugmented(held_out[self.rank :: world_size()])
             metrics |= evaluate(self.training.distiller.student, mine, self.config.precision)
         metrics["device_seconds"] = (time.perf_counter() - started) * world_size()
         self.curve.append(metrics)
@@ -131,7 +142,10 @@ class Worker:
     def summary(self) -> Metrics:
         """The trial's metrics that have no epoch."""
         spent = sum(metrics["device_seconds"] for metrics in self.curve)
-        summary = {"epochs_run": float(len(self.curve)), "device_seconds": spent}
+        seen = sum(metrics["teacher_images"] for metrics in self.curve)
+        summary = {"epochs_run": float(len(self.curve)), "device_seconds": spent, "teacher_images": seen}
+        if isinstance(self.teacher, TeacherTable) and math.isfinite(self.teacher.max_difference):
+            summary["table_max_difference"] = self.teacher.max_difference
         if len(self.materials.images.held_out_ids) and self.curve:
             summary["final_val_accuracy"] = self.curve[-1]["val_accuracy"]
             summary["best_val_accuracy"] = self.curve[self.best_epoch - 1]["val_accuracy"]
@@ -184,12 +198,16 @@ class Worker:
         torch.set_rng_state(state["random_state"])
         return state
 
+    def _shown_to_teacher(self) -> float:
+        """How many images all ranks have shown to the teacher since this was last asked, whatever for."""
+        before, self._shown = self._shown, self.materials.shown
+        return float(sum_over_ranks(torch.tensor(self._shown - before, device=self.training.device)))
+
     def _prepare(self, distiller: Distiller) -> None:
         """Show the loss the teacher's embeddings of the unaugmented training images, if it asks for them."""
         if distiller.loss is not None and distiller.loss.needs_preparation:
-            assert self.materials.teacher is not None, "a distilling trial is given its teacher's weights"
-            unaugmented = self.materials.batches.unaugmented(self.materials.images.train_ids, EVALUATION_BATCH)
-            distiller.loss.prepare(self.materials.teacher.embeddings(unaugmented).cpu())
+            assert self.materials.table is not None, "what is prepared with embeddings reads embeddings alone"
+            distiller.loss.prepare(self.materials.table.unaugmented())
 
 
 def checkpoint_of(folder: Path) -> Path:

@@ -93,17 +93,20 @@ def test_views_given_by_id_are_those_of_the_epoch() -> None:
     shown = {
         int(i): image for batch in batches.epoch(3, 5) for i, image in zip(batch.indices, batch.images, strict=True)
     }
-    in_order = list(batches.in_views_of(3, np.arange(5, 20), 4))
-    assert [len(batch.labels) for batch in in_order] == [4, 4, 4, 3]
+    in_order = list(batches.in_views_of(3, np.arange(5, 20)))
+    assert [len(batch.labels) for batch in in_order] == [15]
     for batch in in_order:
         for index, image in zip(batch.indices.tolist(), batch.images, strict=True):
             assert torch.equal(image, shown[index])
 
 
 def test_unaugmented_images_are_as_they_are() -> None:
-    part = part_of(11)
-    served = list(Batches(part, config_of()).unaugmented(np.array([10, 2, 3, 7, 0]), 2))
-    assert [batch.indices.tolist() for batch in served] == [[10, 2], [3, 7], [0]]
+    part = part_of(100)
+    batches = Batches(part, config_of())
+    assert batches.forward_size == 64
+    ids = np.arange(100)[::-1].copy()
+    served = list(batches.unaugmented(ids))
+    assert [batch.indices.tolist() for batch in served] == [list(range(99, 35, -1)), list(range(35, -1, -1))]
     for batch in served:
         want = [tv.normalize(tv.to_tensor(part.images[i].transpose(1, 2, 0).copy()), MEAN, STD) for i in batch.indices]
         assert torch.equal(batch.images, torch.stack(want))

@@ -12,6 +12,11 @@ from trainables.data.image_file import Images
 from trainables.data.views import Schedule
 from trainables.outputs import Batch
 
+# Of a batch. More than 64 images of 32 pixels a side leave a CPU's caches and take up to twice as long.
+CPU_PIXELS = 2**16
+DEVICE_PIXELS = 2**20  # 1024 such images, which keep a GPU busy
+SMALLEST_BATCH = 16
+
 
 class Batches:
     """Serves the images ``ids`` of ``part`` (all of them where None) on ``device``.
@@ -55,13 +60,19 @@ class Batches:
         mine = in_order.reshape(steps, world, local_size)[:, rank].reshape(-1)
         return self._serve(mine, self.schedule.views_of(epoch, mine), local_size)
 
-    def in_views_of(self, epoch: int, ids: np.ndarray, batch_size: int) -> Iterator[Batch]:
-        """``ids`` in the order they are given, each in its view of that epoch; the last batch may be smaller."""
-        return self._serve(ids, self.schedule.views_of(epoch, ids), batch_size)
+    def in_views_of(self, epoch: int, ids: np.ndarray) -> Iterator[Batch]:
+        """``ids`` in the order they are given, each in its view of that epoch, for a forward pass alone."""
+        return self._serve(ids, self.schedule.views_of(epoch, ids), self.forward_size)
 
-    def unaugmented(self, ids: np.ndarray, batch_size: int) -> Iterator[Batch]:
-        """``ids`` in the order they are given, each as it is; the last batch may be smaller."""
-        return self._serve(ids, np.full(len(ids), self.schedule.unaugmented), batch_size)
+    def unaugmented(self, ids: np.ndarray) -> Iterator[Batch]:
+        """``ids`` in the order they are given, each as it is, for a forward pass alone."""
+        return self._serve(ids, np.full(len(ids), self.schedule.unaugmented), self.forward_size)
+
+    @property
+    def forward_size(self) -> int:
+        """Images in a batch with which nothing is trained; the last batch may be smaller."""
+        pixels = CPU_PIXELS if self.device.type == "cpu" else DEVICE_PIXELS
+        return max(SMALLEST_BATCH, pixels // self.part.images.shape[-1] ** 2)
 
     def _serve(self, ids: np.ndarray, views: np.ndarray, batch_size: int) -> Iterator[Batch]:
         all_ids, all_views = torch.tensor(ids, device=self.device), torch.tensor(views, device=self.device)  # one copy

@@ -1,7 +1,6 @@
 """The queue of past teacher embeddings that both networks are related to."""
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -31,13 +30,3 @@ class Memory(nn.Module):
         rows = torch.arange(skipped, count, device=self.queue.device)
         self.queue.index_copy_(0, (rows + self.position) % size, kept.to(self.queue.dtype))
         self.position.copy_((self.position + count) % size)
-
-
-@torch.no_grad()
-def gather(vectors: Tensor) -> Tensor:
-    """The [B, d] vectors of the global batch, in its order, on every rank: rank r gives the r-th slice."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
-        return vectors
-    slices = [torch.empty_like(vectors) for _ in range(dist.get_world_size())]
-    dist.all_gather(slices, vectors.contiguous())
-    return torch.cat(slices)

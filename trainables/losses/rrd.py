@@ -9,8 +9,9 @@ from torch.nn import functional as F
 
 from trainables import checks
 from trainables.losses.loss import Loss
-from trainables.losses.memory import Memory, gather
+from trainables.losses.memory import Memory
 from trainables.outputs import Batch, Outputs
+from trainables.ranks import gather
 
 ENQUEUE = ("after", "before")
 TEACHER_PROJECTIONS = ("random", "identity", "pca")

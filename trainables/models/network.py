@@ -24,6 +24,12 @@ class Network(nn.Module):
     def forward(self, images: Tensor, preactivations: bool = False) -> Outputs:
         raise NotImplementedError
 
+    @property
+    def last_layer(self) -> nn.Linear:
+        """What makes logits of the embedding: the network's only linear layer."""
+        (layer,) = (module for module in self.modules() if isinstance(module, nn.Linear))
+        return layer
+
 
 def conv(channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """A convolution without bias (batch norm follows) that keeps the size, or divides it by ``stride``."""
