@@ -43,9 +43,7 @@ def _loader_row(images: Images, batch_size: int, rounds: int) -> Row:
     slow, fast = timings.median("plain") / few, timings.median("here") / IMAGES
     told = (f"{1e-3 / slow:.1f} k images/s", f"{1e-3 / fast:.1f} k images/s")
     case = f"B={batch_size}"
-    return Row(
-        what="augmented batches", case=case, plain=told[0], here=told[1], ratio=slow / fast, target=LEAST_RATIO
-    )
+    return Row(what="augmented batches", case=case, plain=told[0], here=told[1], ratio=slow / fast, target=LEAST_RATIO)
 
 
 def _difference_row(images: Images) -> Row:
@@ -54,15 +52,13 @@ def _difference_row(images: Images) -> Row:
     seen = set()
     for epoch in range(1, DATA.views + 1):  # by then each image was shown in each of its views
         views = batches.schedule.views_of(epoch, ids).tolist()
-        (batch,) = batches.in_views_of(epoch, ids, len(ids))
+        (batch,) = batches.in_views_of(epoch, ids)
         for image, view, index in zip(batch.images, views, ids.tolist(), strict=True):
             worst = max(worst, (image - _by_pillow(images, index, view)).abs().max().item())
             seen.add((index, view))
     assert len(seen) == len(ids) * DATA.views, "a view was left out"
     case = f"all {DATA.views} views of {len(ids)} images"
-    return Row(
-        what="difference of a pixel", case=case, plain="", here="", ratio=worst, target=0.0, at_most=True
-    )
+    return Row(what="difference of a pixel", case=case, plain="", here="", ratio=worst, target=0.0, at_most=True)
 
 
 def _by_pillow(images: Images, index: int, view: int) -> torch.Tensor:

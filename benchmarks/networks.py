@@ -41,7 +41,8 @@ def drawn(name: str) -> Network:
 def random_images(count: int) -> Images:
     """Training images of noise, with CIFAR-100's own mean and deviation."""
     generator = np.random.default_rng(0)
-    assert CIFAR100.mean is not None and CIFAR100.std is not None, "known by name"
+    assert CIFAR100.mean is not None, "known by name"
+    assert CIFAR100.std is not None, "known by name"
     return Images(
         images=generator.integers(0, 256, (count, 3, 32, 32), dtype=np.uint8),
         labels=generator.integers(0, CLASSES, count),

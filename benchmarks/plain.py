@@ -18,7 +18,7 @@ from torchvision import transforms
 from trainables.models import MODELS
 
 VALIDATION_BATCH = 32  # half the training batch
-Loader = DataLoader[tuple[Tensor, Tensor]]
+Loader = DataLoader[tuple[Tensor, int]]
 
 
 class PlainImages(Dataset[tuple[Tensor, int]]):

@@ -1,4 +1,4 @@
-"""The table of ratios, and the machine it was made on. Results of GPUs are kept; a CPU's are printed and overwritten."""
+"""The table of ratios, and the machine it was made on. What a GPU gave is kept; what a CPU gave is overwritten."""
 
 import os
 import re
@@ -50,9 +50,9 @@ def milliseconds(seconds: float) -> str:
     return f"{shown(seconds * 1e3)} ms"
 
 
-def table(rows: list[Row], notes: tuple[str, ...] = ()) -> str:
-    """Markdown: the machine, the notes, the rows."""
-    return "\n".join([*machine(), *(f"- {note}" for note in notes), "", *HEADER, *map(str, rows), ""])
+def table(rows: list[Row]) -> str:
+    """Markdown: the machine, then the rows."""
+    return "\n".join([*machine(), "", *HEADER, *map(str, rows), ""])
 
 
 def machine() -> list[str]:
@@ -82,8 +82,9 @@ def native_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
-def write(text: str) -> Path:
+def write(rows: list[Row]) -> Path:
     """Print the table, and leave it where results of this device go."""
+    text = table(rows)
     print(text)
     place = PASSING
     if torch.cuda.is_available():

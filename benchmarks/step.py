@@ -2,8 +2,9 @@
 
 from collections.abc import Callable
 from itertools import cycle, islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-import numpy as np
 import torch
 from torch.nn import functional as F
 
@@ -17,10 +18,12 @@ from trainables.data.batches import Batches
 from trainables.data.image_file import Images
 from trainables.distiller import Distiller
 from trainables.loop import Teacher, Training, autocast, make_optimizer, on_device
-from trainables.models.network import Network
-from trainables.outputs import Batch, Outputs
+from trainables.places import Places
+from trainables.teacher import LiveTeacher
+from trainables.teacher_table import TeacherTable
 
-IMAGES = 1024
+IMAGES = 256
+EPOCHS = 2
 BATCH_SIZE = 64
 STEPS = 2  # a turn
 PRECISIONS = ("float32", "bfloat16")
@@ -80,16 +83,26 @@ def _plain(pair: Pair, images: Images) -> Callable[[], object]:
 
 
 def _here(config: TrialConfig, images: Images) -> Callable[[], object]:
+    """With the teacher's rows of the epochs in their files already, as every trial but a search's first finds them."""
     training = Training(config, Distiller(config, CLASSES), device())
     batches = Batches(images, config.data, device=device())
-    teacher_in = _table(drawn(config.teacher.architecture))
-    epochs = iter(range(1, 10**6))
+    teachers = _tabulated(config, batches)
+    epochs = cycle(teachers)
 
     def steps() -> None:
         epoch = next(epochs)
-        training.train_epoch(islice(batches.epoch(epoch, BATCH_SIZE), STEPS), teacher_in(epoch))
+        training.train_epoch(islice(batches.epoch(epoch, BATCH_SIZE), STEPS), teachers[epoch])
 
     return steps
+
+
+def _tabulated(config: TrialConfig, batches: Batches) -> dict[int, Teacher]:
+    """What the table of a drawn teacher serves, by epoch."""
+    live = LiveTeacher(drawn(config.teacher.architecture), config.precision, device())
+    with TemporaryDirectory() as folder:  # the mapped files outlive their names
+        places = Places(storage=Path(folder), data_root=Path(folder))
+        table = TeacherTable(config, live, batches, places)
+        return {epoch: table.epoch(epoch, EPOCHS) for epoch in range(1, EPOCHS + 1)}
 
 
 def _bare(config: TrialConfig, images: Images) -> Callable[[], object]:
@@ -108,22 +121,6 @@ def _bare(config: TrialConfig, images: Images) -> Callable[[], object]:
             optimizer.step()
 
     return steps
-
-
-def _table(network: Network) -> Callable[[int], Teacher]:
-    """Stands for ``TeacherTable.epoch``: rows in half precision by image, logits by the last layer."""
-    # TODO: replace by the teacher table when it is there.
-    stored = np.random.default_rng(0).random((IMAGES, network.embedding_dim)).astype(np.float16)
-    *_, classifier = (module for module in network.modules() if isinstance(module, torch.nn.Linear))
-    classifier = classifier.to(device())
-
-    @torch.no_grad()
-    def look_up(batch: Batch) -> Outputs:
-        taken = torch.from_numpy(np.take(stored, batch.indices.cpu().numpy(), axis=0)).to(device())
-        embedding = taken.float()  # [B, D]
-        return Outputs((), embedding, classifier(embedding))
-
-    return lambda epoch: look_up
 
 
 if __name__ == "__main__":

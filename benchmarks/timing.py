@@ -30,7 +30,7 @@ def interleaved(contestants: Contestants, rounds: int = ROUNDS, warm_up: int = 1
     machine does falls on all of them alike. The first ``warm_up`` rounds do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(warm_up + rounds):
-        names = list(contestants) if number % 2 == 0 else list(reversed(contestants))
+        names = list(contestants) if number % 2 == 0 else list(contestants)[::-1]
         for name in names:
             taken = _seconds(contestants[name])
             if number >= warm_up:
