@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -13,9 +14,10 @@ from rrd_search.begun import close, finished, open_study, send_rest, with_teache
 from rrd_search.cluster import Cluster, check_fits, settled, this_machine
 from rrd_search.command import INTERRUPTED
 from rrd_search.optuna_searcher import Study
+from rrd_search.packing import Measured, choose, preflight
 from rrd_search.progress import Progress, percent
 from rrd_search.record import Recorder
-from rrd_search.request import Request
+from rrd_search.request import AUTO, Request
 from rrd_search.search import Plan, SearchRun, run_trials
 from rrd_search.search_file import SearchFile, read_search_file, teacher_facts
 from rrd_search.space import Space
@@ -45,12 +47,14 @@ class Launch:
             if self.options.address is None:  # everything about it is known before Ray is started
                 resources = self._resources([this_machine()], "this machine")
                 facts = self._teacher(resources)
+                resources = self._packed(resources, facts)
                 self.console.print("starting Ray ...")
                 stack.enter_context(cluster)
             else:
                 stack.enter_context(cluster)
                 resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
                 facts = self._teacher(resources)
+                resources = self._packed(resources, facts)
             self.space = with_teacher(self.space, facts)
             self.study = study = self.study or open_study(self.request, self.space)
             self._search_file(facts).write(self.request.folder)
@@ -80,9 +84,35 @@ class Launch:
 
     def _resources(self, nodes: list[dict[str, float]], where: str) -> Resources:
         options = self.options
-        resources = settled(options.workers_per_trial, options.cpus_per_worker, options.gpus_per_worker, nodes)
+        share = None if options.gpus_per_worker == AUTO else options.gpus_per_worker
+        resources = settled(options.workers_per_trial, options.cpus_per_worker, share, nodes)
+        if options.gpus_per_worker == AUTO and not resources.gpus_per_worker:
+            raise ValueError(f"--gpus-per-worker auto: {where} has no GPU; on CPUs each trial has a core of its own")
         check_fits(resources, nodes, where)
         return resources
+
+    def _packed(self, resources: Resources, teacher: dict[str, Any]) -> Resources:
+        """The resources with the share of a GPU that is measured to be best, where that is asked for."""
+        if self.options.gpus_per_worker != AUTO:
+            return resources
+        config = with_teacher(self.space, teacher).base
+        self.console.print("measuring how many students share a GPU best ...")
+        measured = []
+        for one in self._preflight(config):
+            measured.append(one)
+            told = f"{one.images_per_second:,.0f} images a second, {one.used_bytes / 2**30:.1f} GiB"
+            self.console.print(f"  {one.students} at once: {told}", highlight=False)
+        share = 1 / choose(measured)
+        self.console.print(f"--gpus-per-worker {share:g}", highlight=False)
+        return replace(resources, gpus_per_worker=share)
+
+    def _preflight(self, config: TrialConfig) -> Iterator[Measured]:
+        if self.options.address is None:
+            yield from preflight(config, self.request.places, "cuda")
+            return
+        task: Any = ray.remote(preflight).options(num_cpus=1, num_gpus=1, num_returns="streaming")
+        for measured in task.remote(config, self.request.places, "cuda"):
+            yield ray.get(measured)
 
     def _teacher(self, resources: Resources) -> dict[str, Any]:
         """Facts of the base's teacher: the one that the search was begun with, or from a checkpoint, or trained now."""

@@ -19,6 +19,7 @@ from rrd_search.tracking import check_tracking_uri
 from trainables.places import Places
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+AUTO = "auto"
 SCHEDULERS = ("asha", "hyperband", "median", "none")  # of early_stopping.py, which takes Ray's seconds to import
 TAKEN = ("data", "teachers", "tables", "final", "mlartifacts")  # folders of the storage
 FLAGS = {"data": "data.name", "teacher": "teacher.architecture", "student": "student", "epochs": "epochs"}
@@ -67,7 +68,12 @@ def parser() -> Parser:
     where.add_argument("--address", help="of a running Ray cluster, or auto; default: this machine alone")
     where.add_argument("--workers-per-trial", type=whole(1), default=1)
     where.add_argument("--cpus-per-worker", type=whole(1), default=1)
-    where.add_argument("--gpus-per-worker", type=amount(0), help="default: 1 where there are GPUs")
+    where.add_argument(
+        "--gpus-per-worker",
+        type=gpu_share,
+        metavar="SHARE",
+        help="a fraction packs trials on a GPU, auto measures which is best; default: 1 where there are GPUs",
+    )
     where.add_argument("--max-concurrent", type=whole(1), help="trials; default: as many as fit")
     return parser
 
@@ -85,13 +91,19 @@ def read_request(options: argparse.Namespace) -> Request:
     if space.base.batch_size % options.workers_per_trial:
         rule = f"a divisor of batch_size, {space.base.batch_size}, got {options.workers_per_trial}"
         raise ValueError(f"--workers-per-trial must be {rule}")
-    if options.workers_per_trial > 1 and 0 < (options.gpus_per_worker or 0) < 1:
+    share = options.gpus_per_worker
+    if options.workers_per_trial > 1 and (share == AUTO or 0 < (share or 0) < 1):
         raise ValueError("--gpus-per-worker must be 1 or more with several workers: NCCL takes a GPU for each")
     storage = writable(options.storage)
     uri = options.mlflow_uri or f"sqlite:///{storage / 'mlflow.db'}"
     check_tracking_uri(uri)
     places = Places(storage=storage, data_root=options.data_root.absolute(), table_gb=options.table_gb)
     return Request(options=options, space=space, name=name, places=places, mlflow_uri=uri)
+
+
+def gpu_share(text: str) -> float | str:
+    """A type for ``add_argument``: a number of 0 or more, or ``auto``."""
+    return AUTO if text == AUTO else amount(0)(text)
 
 
 def chosen_values(options: argparse.Namespace) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from trainables.config import KD, TrialConfig
 from trainables.losses import LOSSES
 from trainables.losses.loss import Loss
 from trainables.models import MODELS, shapes
-from trainables.outputs import Batch, Outputs
+from trainables.outputs import Batch, Outputs, unhalved
 
 
 class Distiller(nn.Module):
@@ -35,7 +35,7 @@ class Distiller(nn.Module):
     def forward(self, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
         """The mean loss over the batch as ``loss``, with its gradient; beside it the terms to be shown, detached."""
         student: Outputs = self.student(batch.images)
-        ce = F.cross_entropy(student.logits.float(), batch.labels)
+        ce = F.cross_entropy(unhalved(student.logits), batch.labels)
         total = self.weights["ce"] * ce
         shown = {"ce": ce.detach()}
         if self.kd is not None and teacher is not None:

@@ -14,6 +14,7 @@ from trainables.config import OptimizerConfig, ScheduleConfig, TrialConfig
 from trainables.distiller import Distiller
 from trainables.outputs import Batch, Outputs
 from trainables.ranks import sum_over_ranks, world_size
+from trainables.step_graph import StepGraph, Update
 
 Teacher = Callable[[Batch], Outputs]
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -26,7 +27,7 @@ class Training:
 
     Where torch.distributed runs, every rank holds one of these and gradients are averaged over the ranks. Batch norm
     is synchronised on CUDA; elsewhere it normalises over a rank's own slice, and its running statistics are averaged
-    at the end of an epoch.
+    at the end of an epoch. A lone process on CUDA records its step as a graph.
     """
 
     def __init__(self, config: TrialConfig, distiller: Distiller, device: torch.device) -> None:
@@ -37,7 +38,9 @@ class Training:
         if self.distributed and device.type == "cuda":
             distiller = nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
         self.distiller = on_device(distiller, device)
-        self.optimizer = make_optimizer(config.optimizer, self.distiller)
+        graphed = device.type == "cuda" and not self.distributed
+        self.optimizer = make_optimizer(config.optimizer, self.distiller, on_device=graphed)
+        self._take: Update = StepGraph(self._update) if graphed else self._update
         self._forward: nn.Module = self.distiller
         if self.distributed:
             ids = [device.index] if device.type == "cuda" else None
@@ -51,7 +54,7 @@ class Training:
         sums: dict[str, Tensor] = {}
         started, steps, images = time.perf_counter(), 0, 0
         for batch in batches:
-            terms = self._step(batch, teacher)
+            terms = self.step(batch, teacher)
             for name, term in terms.items():
                 sums[name] = sums[name] + term if name in sums else term.clone()
             steps += 1
@@ -63,10 +66,15 @@ class Training:
         metrics["images_per_second"] = images * world_size() / (time.perf_counter() - started)
         return metrics
 
-    def _step(self, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
+    def step(self, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
+        """Train on one batch; its loss terms, detached. They may be overwritten by the next step."""
         batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
         with autocast(self.config.precision, self.device):
             says = teacher(batch) if self.distiller.needs_teacher else None
+        return self._take(batch, says)
+
+    def _update(self, batch: Batch, says: Outputs | None) -> dict[str, Tensor]:
+        with autocast(self.config.precision, self.device):
             terms: dict[str, Tensor] = self._forward(batch, says)
         self.optimizer.zero_grad(set_to_none=True)
         terms["loss"].backward()
@@ -81,7 +89,10 @@ class Training:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.epoch = state["epoch"]
         self.distiller.load_state_dict(state["distiller"])
+        fused = self.optimizer.param_groups[0]["fused"]
         self.optimizer.load_state_dict(state["optimizer"])
+        for group in self.optimizer.param_groups:
+            group["fused"] = fused  # as this device wants it, not the one that wrote the checkpoint
 
 
 def on_device(module: AnyModule, device: torch.device) -> AnyModule:
@@ -89,22 +100,30 @@ def on_device(module: AnyModule, device: torch.device) -> AnyModule:
     return module.to(device).to(memory_format=torch.channels_last)
 
 
-def make_optimizer(config: OptimizerConfig, module: nn.Module) -> torch.optim.SGD:
-    """Weight decay falls on everything that is trained, batch norm and biases included, as in the papers."""
+def make_optimizer(config: OptimizerConfig, module: nn.Module, on_device: bool = False) -> torch.optim.SGD:
+    """Weight decay falls on everything that is trained, batch norm and biases included, as in the papers.
+
+    ``on_device``: one kernel that reads the learning rate from the device, so that it can be recorded in a graph.
+    """
     trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    rate = torch.tensor(config.learning_rate, device=trained[0].device) if on_device else config.learning_rate
     return torch.optim.SGD(
         trained,
-        lr=config.learning_rate,
+        lr=rate,
         momentum=config.momentum,
         nesterov=config.nesterov,
         weight_decay=config.weight_decay,
+        fused=True if on_device else None,
     )
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrialConfig, epoch: int) -> None:
     rate = config.optimizer.learning_rate * rate_factor(config.schedule, epoch, config.epochs)
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        if group["fused"]:  # kept where it is: a recorded step reads it there
+            group["lr"] = torch.as_tensor(group["lr"], device=group["params"][0].device).fill_(rate)
+        else:
+            group["lr"] = rate
 
 
 def rate_factor(schedule: ScheduleConfig, epoch: int, epochs: int) -> float:

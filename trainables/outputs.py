@@ -25,3 +25,8 @@ class Batch(NamedTuple):
     images: Tensor  # [B, 3, H, W] float
     labels: Tensor  # [B] int64
     indices: Tensor  # [B] int64, original image ids: they do not depend on the split
+
+
+def unhalved(values: Tensor) -> Tensor:
+    """In float32, where they are in a half precision: too coarse for softmax and log. float64 stays."""
+    return values.float() if values.dtype.itemsize < 4 else values

@@ -100,6 +100,8 @@ CASES: dict[str, tuple[list[str], str]] = {
     "too many CPUs": (["--cpus-per-worker", "4096"], "takes 4096 CPUs, this machine has at most"),
     "cluster that does not answer": (["--address", "127.0.0.1:1"], "no Ray cluster answers there"),
     "name of a folder in the storage": (["--name", "teachers"], "--name must not be one of data, teachers"),
+    "no GPU to pack": (["--gpus-per-worker", "auto"], "--gpus-per-worker auto: this machine has no GPU; on CPUs each"),
+    "no share of a GPU": (["--gpus-per-worker", "much"], "--gpus-per-worker: must be a number of 0 or more"),
     "half a GPU for each of two": (["--workers-per-trial", "2", "--gpus-per-worker", "0.5"], "--gpus-per-worker must"),
     "name with a slash": (["--name", "a/b"], "--name must be letters"),
     "file store": (["--mlflow-uri", "file:///tmp/runs"], "file"),

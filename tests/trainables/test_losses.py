@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from trainables.losses import LOSSES
 from trainables.losses.kd import KD
 from trainables.losses.memory import Memory
-from trainables.losses.rrd import RRD
+from trainables.losses.rrd import BLOCK_ROWS, RRD, RelationalCrossEntropy
 from trainables.outputs import Outputs
 
 VECTORS = json.loads((Path(__file__).parents[1] / "reference" / "rrd_vectors.json").read_text())
@@ -94,6 +94,26 @@ def test_rrd_gradient_equals_autograd_of_the_plain_form() -> None:
     theirs = torch.autograd.grad(plain, list(loss.student_projection.parameters()))
     for one, other in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("temperatures", [(0.04, 0.10), (0.10, 0.02), (0.01, 0.01), (1.0, 1.0)], ids=str)
+@pytest.mark.parametrize("size", [1300, 2 * BLOCK_ROWS])
+def test_blocks_of_a_large_queue_give_what_the_whole_gives(temperatures: tuple[float, float], size: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher, queue = (
+        F.normalize(torch.randn(rows, 16, generator=generator), dim=1) for rows in (32, 32, size)
+    )
+    student[0] = -queue[0]  # as unlike as can be: all its exponents but the largest vanish
+    student.requires_grad_()
+    exact = student.detach().double().requires_grad_()
+    log_student = F.log_softmax(exact @ queue.double().T / temperatures[0], dim=1)
+    p_teacher = F.softmax(teacher.double() @ queue.double().T / temperatures[1], dim=1)
+    expected = -(p_teacher * log_student).sum(1).mean()
+    loss, entropy = RelationalCrossEntropy.apply(student, teacher, queue, *temperatures)
+    (ours,), (theirs,) = torch.autograd.grad(loss, student), torch.autograd.grad(expected, exact)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(entropy.double(), -(p_teacher * p_teacher.log()).sum(1).mean(), rtol=1e-5, atol=1e-7)
+    assert ((ours.double() - theirs).norm() / theirs.norm()).item() <= 1e-5
 
 
 @pytest.mark.parametrize(("size", "batches"), [(8, [3, 3, 3]), (5, [7]), (4, [4, 4]), (6, [6, 13, 2]), (1, [3, 1])])

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from trainables import checks
 from trainables.losses.loss import Loss
-from trainables.outputs import Batch, Outputs
+from trainables.outputs import Batch, Outputs, unhalved
 
 
 class KD(Loss):
@@ -43,11 +43,6 @@ class KD(Loss):
 
     def forward(self, student: Outputs, teacher: Outputs, batch: Batch | None = None) -> Tensor:
         temperature = self.config.temperature
-        student_log = F.log_softmax(_full(student.logits) / temperature, dim=1)  # [B, C]
-        teacher_log = F.log_softmax(_full(teacher.logits).detach() / temperature, dim=1)
+        student_log = F.log_softmax(unhalved(student.logits) / temperature, dim=1)  # [B, C]
+        teacher_log = F.log_softmax(unhalved(teacher.logits).detach() / temperature, dim=1)
         return F.kl_div(student_log, teacher_log, reduction="batchmean", log_target=True) * temperature**2
-
-
-def _full(logits: Tensor) -> Tensor:
-    """Half precision is too coarse for softmax and log; float64 stays."""
-    return logits.float() if logits.dtype.itemsize < 4 else logits

@@ -16,6 +16,8 @@ from trainables.ranks import gather
 ENQUEUE = ("after", "before")
 TEACHER_PROJECTIONS = ("random", "identity", "pca")
 STUDENT_PROJECTIONS = ("linear", "mlp")
+BLOCK_ROWS = 512  # of the queue at a time
+BLOCK_NUMBERS = 2**24  # similarities at a time on a GPU: 64 MiB
 
 
 class RRD(Loss):
@@ -123,8 +125,11 @@ class RRD(Loss):
 class RelationalCrossEntropy(torch.autograd.Function):
     """Cross-entropy of the two networks' softmax similarities to the queue, and the teacher's mean entropy.
 
-    The gradient, (p_student - p_teacher) Q / (student_temperature B), is computed in the forward pass, so the queue
-    may be overwritten before the backward pass without a copy of it.
+    With l = Q z / temperature, p = softmax(l) and m = sum_k p[k] q_k, for each network, the loss is
+    logsumexp(l_student) - <z_student, m_teacher> / student_temperature, the teacher's entropy
+    logsumexp(l_teacher) - <z_teacher, m_teacher> / teacher_temperature, and the gradient in z_student
+    (m_student - m_teacher) / (student_temperature B). One pass over the queue gives both networks' logsumexp and m, so
+    the B x K similarities are never stored, and the queue may be overwritten before the backward pass.
     """
 
     @staticmethod
@@ -136,14 +141,15 @@ class RelationalCrossEntropy(torch.autograd.Function):
         student_temperature: float,
         teacher_temperature: float,
     ) -> tuple[Tensor, Tensor]:
-        log_student = F.log_softmax(student @ queue.T / student_temperature, dim=1)  # [B, K]
-        log_teacher = F.log_softmax(teacher @ queue.T / teacher_temperature, dim=1)
-        p_teacher = log_teacher.exp()
-        loss = -(p_teacher * log_student).sum(1).mean()
-        entropy = -(p_teacher * log_teacher).sum(1).mean()
+        scaled = torch.cat([student / student_temperature, teacher / teacher_temperature])  # [2B, d]
+        logsumexp, mean = _softmax_mean(scaled, queue)
+        student_mean, teacher_mean = mean.chunk(2)
+        scaled_student, scaled_teacher = scaled.chunk(2)
+        of_student, of_teacher = logsumexp.chunk(2)
+        loss = (of_student - (scaled_student * teacher_mean).sum(1)).mean()
+        entropy = (of_teacher - (scaled_teacher * teacher_mean).sum(1)).mean()
         if ctx.needs_input_grad[0]:
-            difference = log_student.exp_().sub_(p_teacher)
-            ctx.save_for_backward((difference @ queue).div_(student_temperature * len(student)))  # [B, d]
+            ctx.save_for_backward((student_mean - teacher_mean).div_(student_temperature * len(student)))  # [B, d]
         ctx.mark_non_differentiable(entropy)
         return loss, entropy
 
@@ -151,6 +157,29 @@ class RelationalCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
         (of_student,) = ctx.saved_tensors
         return of_student * gradients[0], None, None, None, None
+
+
+def _softmax_mean(scaled: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
+    """logsumexp_k <x, q_k>, [R], and sum_k softmax_k(<x, q_k>) q_k, [R, d], for each row x of ``scaled`` [R, d].
+
+    A block of the queue at a time, with a running maximum (Milakov and Gimelshein, arXiv 1805.02867).
+    """
+    maximum = scaled.new_full((len(scaled), 1), -torch.inf)
+    total, weighted = scaled.new_zeros(len(scaled), 1), torch.zeros_like(scaled)
+    for block in queue.split(_block_rows(scaled)):
+        similarity = scaled @ block.T  # [R, block]
+        higher = torch.maximum(maximum, similarity.amax(1, keepdim=True))
+        rescale = (maximum - higher).exp_()
+        weight = similarity.sub_(higher).exp_()
+        total = total.mul_(rescale).add_(weight.sum(1, keepdim=True))
+        weighted = weighted.mul_(rescale).addmm_(weight, block)
+        maximum = higher
+    return (total.log() + maximum)[:, 0], weighted.div_(total)
+
+
+def _block_rows(scaled: Tensor) -> int:
+    """On a CPU as many as its caches like; on a GPU, where each operation costs a launch, many more."""
+    return BLOCK_ROWS if scaled.device.type == "cpu" else max(BLOCK_ROWS, BLOCK_NUMBERS // len(scaled))
 
 
 def _student_projection(config: RRD.Config, dim: int) -> nn.Module:
