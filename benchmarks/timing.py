@@ -1,4 +1,8 @@
-"""Interleaved timing: contestants take turns on one thread, and what is told is the ratio of their medians."""
+"""Interleaved timing: contestants take turns on one thread, and what is told is the ratio of their medians.
+
+On the CPU the time is the processor's for all threads of this process: on one thread that is the wall clock's, but
+for what other processes of the machine take. On a GPU it is the wall clock's, until the GPU has done everything.
+"""
 
 import statistics
 import time
@@ -44,13 +48,13 @@ def one_thread() -> None:
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    _wait()
-    started = time.perf_counter()
+    started = _clock()
     call()
-    _wait()
-    return time.perf_counter() - started
+    return _clock() - started
 
 
-def _wait() -> None:
+def _clock() -> float:
     if torch.cuda.is_available():
         torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
