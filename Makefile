@@ -4,7 +4,7 @@ STORAGE ?= runs
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: tune test install lint ui clean
+.PHONY: tune test install lint bench ui clean
 
 tune: install  ## the main job: a search on the embedded digits data
 	$(BIN)/python -m rrd_search.tune $(ARGS)
@@ -17,6 +17,9 @@ lint: install  ## style, types, import order
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+bench: install  ## the suite of benchmarks, as ratios; the last table is in build/benchmarks.md
+	$(BIN)/python -m benchmarks
 
 ui: install  ## browse the recorded searches on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \

@@ -1,0 +1,60 @@
+"""Interleaved timing: contestants take turns on one thread, and what is told is the ratio of their medians.
+
+On the CPU the time is the processor's for all threads of this process: on one thread that is the wall clock's, but
+for what other processes of the machine take. On a GPU it is the wall clock's, until the GPU has done everything.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+ROUNDS = 5
+Contestants = Mapping[str, Callable[[], object]]
+
+
+@dataclass(frozen=True)
+class Timings:
+    """The seconds of every round, by contestant."""
+
+    seconds: Mapping[str, list[float]]
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
+
+    def ratio(self, slower: str, faster: str) -> float:
+        """How many times as long the median of ``slower`` is as that of ``faster``."""
+        return self.median(slower) / self.median(faster)
+
+
+def interleaved(contestants: Contestants, rounds: int = ROUNDS, warm_up: int = 1) -> Timings:
+    """Run each contestant once a round, each round in the opposite order of the last, so that whatever else the
+    machine does falls on all of them alike. The first ``warm_up`` rounds do not count."""
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for number in range(warm_up + rounds):
+        names = list(contestants) if number % 2 == 0 else list(contestants)[::-1]
+        for name in names:
+            taken = _seconds(contestants[name])
+            if number >= warm_up:
+                seconds[name].append(taken)
+    return Timings(seconds)
+
+
+def one_thread() -> None:
+    """As trials run on a CPU: one thread each, and as many trials as there are cores."""
+    torch.set_num_threads(1)
+
+
+def _seconds(call: Callable[[], object]) -> float:
+    started = _clock()
+    call()
+    return _clock() - started
+
+
+def _clock() -> float:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+        return time.perf_counter()
+    return time.process_time()
