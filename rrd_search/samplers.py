@@ -20,8 +20,10 @@ from optuna.samplers import (
 from rrd_search.history import Bounded
 from rrd_search.quiet import quiet_optuna
 
-TPE_SEES = 300  # ended trials; the time of a proposal grows with them
-GP_SEES = 100  # with these it takes half a second, and twice as many take more than twice as long
+# Ended trials that a sampler sees at most: with fewer, proposals get worse (of 800 trials, the best that TPE found was
+# half a point of accuracy better with all than with 300 of them); with more, they take ever longer.
+TPE_SEES = 1000  # 0.1 seconds
+GP_SEES = 300  # about a second
 
 
 def draw(seed: int, trial: int | str) -> int:
