@@ -53,7 +53,7 @@ class Timed(Trial):
 
     def setup(self, config: dict[str, Any]) -> None:
         self.times = TimedWorker.times
-        trials.Worker = TimedWorker  # type: ignore[assignment,misc]  # in this process alone
+        trials.Worker = TimedWorker  # type: ignore[misc, assignment]  # in this process alone
         super().setup(config)
 
     def step(self) -> dict[str, Any]:
