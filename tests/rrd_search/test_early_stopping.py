@@ -192,3 +192,12 @@ def test_audits_go_on_after_a_restart() -> None:
 
 def test_no_audits() -> None:
     assert len(stop_all(sparing(audits=0, trials=20), [f"{number}" for number in range(20)])) == 19
+
+
+def test_a_free_process_goes_to_the_newest_trial() -> None:
+    """The older ones have processes that are being started for them."""
+    trials = [SimpleNamespace(status=status) for status in ("TERMINATED", "PENDING", "RUNNING", "PENDING", "RUNNING")]
+    controller: Any = SimpleNamespace(get_trials=lambda: trials)
+    assert sparing().choose_trial_to_run(controller) is trials[3]
+    trials[1].status = trials[3].status = "RUNNING"
+    assert sparing().choose_trial_to_run(controller) is None
