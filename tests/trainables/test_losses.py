@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from trainables.losses import LOSSES
 from trainables.losses.kd import KD
 from trainables.losses.memory import Memory
-from trainables.losses.rrd import BLOCK_ROWS, RRD, RelationalCrossEntropy
+from trainables.losses.rrd import BLOCK_KEYS, RRD, RelationalCrossEntropy
 from trainables.outputs import Outputs
 
 VECTORS = json.loads((Path(__file__).parents[1] / "reference" / "rrd_vectors.json").read_text())
@@ -97,11 +97,11 @@ def test_rrd_gradient_equals_autograd_of_the_plain_form() -> None:
 
 
 @pytest.mark.parametrize("temperatures", [(0.04, 0.10), (0.10, 0.02), (0.01, 0.01), (1.0, 1.0)], ids=str)
-@pytest.mark.parametrize("size", [1300, 2 * BLOCK_ROWS])
+@pytest.mark.parametrize("size", [1300, 2 * BLOCK_KEYS, 40000])
 def test_blocks_of_a_large_queue_give_what_the_whole_gives(temperatures: tuple[float, float], size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     student, teacher, queue = (
-        F.normalize(torch.randn(rows, 16, generator=generator), dim=1) for rows in (32, 32, size)
+        F.normalize(torch.randn(rows, 16, generator=generator), dim=1) for rows in (70, 70, size)
     )
     student[0] = -queue[0]  # as unlike as can be: all its exponents but the largest vanish
     student.requires_grad_()

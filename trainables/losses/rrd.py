@@ -1,5 +1,6 @@
 """Relational Representation Distillation: relate each image to a queue of teacher embeddings as the teacher does."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -16,8 +17,13 @@ from trainables.ranks import gather
 ENQUEUE = ("after", "before")
 TEACHER_PROJECTIONS = ("random", "identity", "pca")
 STUDENT_PROJECTIONS = ("linear", "mlp")
-BLOCK_ROWS = 512  # of the queue at a time
-BLOCK_NUMBERS = 2**24  # similarities at a time on a GPU: 64 MiB
+LOG2_E, LN_2 = math.log2(math.e), math.log(2)  # powers of 2 take half the time of powers of e
+# Sum of 1 / temperature up to which unit vectors need no shift in float32: 101 bits for 2^x, 16 for 65536 of them.
+UNSHIFTED = 70.0
+BLOCK_KEYS = 2048  # of the queue at a time, which a CPU's caches hold
+CPU_SIMILARITIES = 2**21  # of each network at a time: 8 MiB
+DEVICE_SIMILARITIES = 2**24  # on a GPU, where each operation costs a launch
+LEAST_ROWS = 64
 
 
 class RRD(Loss):
@@ -125,11 +131,8 @@ class RRD(Loss):
 class RelationalCrossEntropy(torch.autograd.Function):
     """Cross-entropy of the two networks' softmax similarities to the queue, and the teacher's mean entropy.
 
-    With l = Q z / temperature, p = softmax(l) and m = sum_k p[k] q_k, for each network, the loss is
-    logsumexp(l_student) - <z_student, m_teacher> / student_temperature, the teacher's entropy
-    logsumexp(l_teacher) - <z_teacher, m_teacher> / teacher_temperature, and the gradient in z_student
-    (m_student - m_teacher) / (student_temperature B). One pass over the queue gives both networks' logsumexp and m, so
-    the B x K similarities are never stored, and the queue may be overwritten before the backward pass.
+    Its gradient is computed on the way, some rows of the batch at a time: B x K similarities never exist at once, and
+    the queue may be overwritten before the backward pass.
     """
 
     @staticmethod
@@ -141,17 +144,19 @@ class RelationalCrossEntropy(torch.autograd.Function):
         student_temperature: float,
         teacher_temperature: float,
     ) -> tuple[Tensor, Tensor]:
-        scaled = torch.cat([student / student_temperature, teacher / teacher_temperature])  # [2B, d]
-        logsumexp, mean = _softmax_mean(scaled, queue)
-        student_mean, teacher_mean = mean.chunk(2)
-        scaled_student, scaled_teacher = scaled.chunk(2)
-        of_student, of_teacher = logsumexp.chunk(2)
-        loss = (of_student - (scaled_student * teacher_mean).sum(1)).mean()
-        entropy = (of_teacher - (scaled_teacher * teacher_mean).sum(1)).mean()
+        bounded = 1 / student_temperature + 1 / teacher_temperature <= UNSHIFTED
+        rows = _rows_at_once(queue, bounded)
+        loss, entropy, gradients = queue.new_zeros(()), queue.new_zeros(()), []
+        for some_student, some_teacher in zip(student.split(rows), teacher.split(rows), strict=True):
+            exponents = torch.cat([some_student / student_temperature, some_teacher / teacher_temperature])
+            some_loss, some_entropy, gradient = _related(exponents * LOG2_E, queue, bounded)
+            loss, entropy = loss + some_loss, entropy + some_entropy
+            gradients.append(gradient)
         if ctx.needs_input_grad[0]:
-            ctx.save_for_backward((student_mean - teacher_mean).div_(student_temperature * len(student)))  # [B, d]
+            ctx.save_for_backward(torch.cat(gradients).div_(student_temperature * len(student)))  # [B, d]
+        entropy = entropy / len(student)
         ctx.mark_non_differentiable(entropy)
-        return loss, entropy
+        return loss / len(student), entropy
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
@@ -159,27 +164,41 @@ class RelationalCrossEntropy(torch.autograd.Function):
         return of_student * gradients[0], None, None, None, None
 
 
-def _softmax_mean(scaled: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
-    """logsumexp_k <x, q_k>, [R], and sum_k softmax_k(<x, q_k>) q_k, [R, d], for each row x of ``scaled`` [R, d].
+def _related(exponents: Tensor, queue: Tensor, bounded: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Summed loss, summed entropy, and [b, d] the gradient of the loss but for its factor, of b rows of the batch.
 
-    A block of the queue at a time, with a running maximum (Milakov and Gimelshein, arXiv 1805.02867).
+    ``exponents`` [2b, d] are the student's unit vectors over its temperature, below them the teacher's, times log2(e):
+    with x = <exponent, q> and Z = sum_k 2^x_k, p = 2^x / Z, the loss is ln 2 (log2 Z_student - sum_k p_teacher
+    x_student), the entropy the same with x_teacher, and the gradient sum_k (p_student - p_teacher) q_k.
     """
-    maximum = scaled.new_full((len(scaled), 1), -torch.inf)
-    total, weighted = scaled.new_zeros(len(scaled), 1), torch.zeros_like(scaled)
-    for block in queue.split(_block_rows(scaled)):
-        similarity = scaled @ block.T  # [R, block]
-        higher = torch.maximum(maximum, similarity.amax(1, keepdim=True))
-        rescale = (maximum - higher).exp_()
-        weight = similarity.sub_(higher).exp_()
-        total = total.mul_(rescale).add_(weight.sum(1, keepdim=True))
-        weighted = weighted.mul_(rescale).addmm_(weight, block)
-        maximum = higher
-    return (total.log() + maximum)[:, 0], weighted.div_(total)
+    rows = len(exponents) // 2
+    blocks = queue.split(BLOCK_KEYS if bounded and not queue.is_cuda else len(queue))
+    powers: list[Tensor] = []
+    total, of_student, of_teacher = (queue.new_zeros(count) for count in (2 * rows, rows, rows))
+    for keys in blocks:
+        x = exponents @ keys.T  # [2b, keys]
+        if not bounded:
+            x.sub_(x.amax(1, keepdim=True))  # of all keys, which are then one block
+        power = x.exp2()
+        total += power.sum(1)
+        of_student += torch.linalg.vecdot(power[rows:], x[:rows])
+        of_teacher += torch.linalg.vecdot(power[rows:], x[rows:])
+        powers.append(power)
+    z_student, z_teacher = total.split(rows)
+    ratio = (z_student / z_teacher)[:, None]
+    gradient = torch.zeros_like(exponents[:rows])
+    for power, keys in zip(powers, blocks, strict=True):
+        gradient.addmm_(power[:rows].addcmul_(power[rows:], ratio, value=-1), keys)
+    loss = (z_student.log2() - of_student / z_teacher).sum() * LN_2
+    entropy = (z_teacher.log2() - of_teacher / z_teacher).sum() * LN_2
+    return loss, entropy, gradient.div_(z_student[:, None])
 
 
-def _block_rows(scaled: Tensor) -> int:
-    """On a CPU as many as its caches like; on a GPU, where each operation costs a launch, many more."""
-    return BLOCK_ROWS if scaled.device.type == "cpu" else max(BLOCK_ROWS, BLOCK_NUMBERS // len(scaled))
+def _rows_at_once(queue: Tensor, bounded: bool) -> int:
+    """Rows of the batch whose similarities are held at once."""
+    if queue.is_cuda:
+        return max(LEAST_ROWS, DEVICE_SIMILARITIES // len(queue))
+    return max(LEAST_ROWS if bounded else LEAST_ROWS // 2, CPU_SIMILARITIES // len(queue))
 
 
 def _student_projection(config: RRD.Config, dim: int) -> nn.Module:
