@@ -1,4 +1,5 @@
-"""One training step: the plain recipe against ours, and ours against the bare student's step, in the same rounds."""
+"""One training step: the plain recipe against ours, and ours against the bare student's step, in the same rounds, each
+in a process of its own."""
 
 from collections.abc import Callable
 from itertools import cycle, islice
@@ -12,7 +13,8 @@ from benchmarks.networks import CLASSES, DATA, PAIRS, Pair, drawn, random_images
 from benchmarks.plain import PlainImages, PlainSettings, PlainTraining, augmenting, training_loader
 from benchmarks.report import Row, device, milliseconds, native_bfloat16
 from benchmarks.run import main
-from benchmarks.timing import ROUNDS, interleaved
+from benchmarks.timing import ROUNDS, Apart, interleaved_apart, one_thread
+from trainables import cpu
 from trainables.config import RRD, TeacherConfig, TrialConfig
 from trainables.data.batches import Batches
 from trainables.data.image_file import Images
@@ -38,11 +40,12 @@ def rows(rounds: int = ROUNDS) -> list[Row]:
 
 def _rows_of(pair: Pair, number: int, precisions: tuple[str, ...], rounds: int) -> list[Row]:
     images = random_images(IMAGES)
-    contestants = {"plain": _plain(pair, images)}
+    contestants = {"plain": Apart(one_thread, _plain, pair, images)}
     for precision in precisions:
         config = _config(pair, precision)
-        contestants[precision], contestants[f"bare {precision}"] = _here(config, images), _bare(config, images)
-    timings = interleaved(contestants, rounds)
+        contestants[precision] = Apart(_settled, _here, config, images)
+        contestants[f"bare {precision}"] = Apart(_settled, _bare, config, images)
+    timings = interleaved_apart(contestants, rounds)
     made = []
     for precision in precisions:
         plain, here, bare = (milliseconds(timings.median(n) / STEPS) for n in ("plain", precision, f"bare {precision}"))
@@ -54,6 +57,11 @@ def _rows_of(pair: Pair, number: int, precisions: tuple[str, ...], rounds: int) 
             Row(what="bare student's step / ours", case=case, plain=bare, here=here, ratio=nearness, target=near),
         ]
     return made
+
+
+def _settled() -> None:
+    """As a trial's process is, and the bare student's, which is to be the limit of what we can reach."""
+    cpu.settle(1)
 
 
 def _config(pair: Pair, precision: str) -> TrialConfig:

@@ -4,10 +4,13 @@ On the CPU the time is the processor's for all threads of this process: on one t
 for what other processes of the machine take. On a GPU it is the wall clock's, until the GPU has done everything.
 """
 
+import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 
 import torch
 
@@ -40,6 +43,55 @@ def interleaved(contestants: Contestants, rounds: int = ROUNDS, warm_up: int = 1
             if number >= warm_up:
                 seconds[name].append(taken)
     return Timings(seconds)
+
+
+class Apart:
+    """A contestant in a process of its own, so that nothing that one side sets for its process helps the other.
+
+    ``make(*arguments)``, called there, makes what is timed there; ``prepare`` is called first.
+    """
+
+    def __init__(self, prepare: Callable[[], object], make: Callable[..., Callable[[], object]], *arguments: object):
+        spawn = multiprocessing.get_context("spawn")
+        self._pipe, there = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(there, prepare, make, arguments), daemon=True)
+        self._process.start()
+        there.close()
+
+    def seconds(self) -> float:
+        """Of one turn."""
+        self._pipe.send(True)
+        return float(self._pipe.recv())
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+
+def interleaved_apart(contestants: Mapping[str, Apart], rounds: int = ROUNDS) -> Timings:
+    """As ``interleaved``; the contestants are closed."""
+    with ExitStack() as stack:
+        for contestant in contestants.values():
+            stack.callback(contestant.close)
+        seconds: dict[str, list[float]] = {name: [] for name in contestants}
+        for number in range(1 + rounds):
+            for name in list(contestants) if number % 2 == 0 else list(contestants)[::-1]:
+                taken = contestants[name].seconds()
+                if number:
+                    seconds[name].append(taken)
+    return Timings(seconds)
+
+
+def _serve(
+    pipe: Connection,
+    prepare: Callable[[], object],
+    make: Callable[..., Callable[[], object]],
+    arguments: tuple[object, ...],
+) -> None:
+    prepare()
+    call = make(*arguments)
+    while pipe.recv():
+        pipe.send(_seconds(call))
 
 
 def one_thread() -> None:

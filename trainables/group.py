@@ -17,6 +17,7 @@ from ray.train import Checkpoint, FailureConfig, RunConfig, ScalingConfig, UserC
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
+from trainables import cpu
 from trainables.worker import Report, Task, Worker, finished_report
 
 # Ray Train looks at its workers every 2 s by default, which makes a report take 2 s; and each trial would start three
@@ -107,7 +108,7 @@ def train_ranks(plan: dict[str, Any]) -> None:
     """What Ray Train runs in each worker."""
     device = ray.train.torch.get_device()
     if device.type == "cpu":
-        torch.set_num_threads(plan["threads"])
+        cpu.settle(plan["threads"])
     else:
         torch.cuda.set_device(device)
     if (known := finished_report(plan["task"].folder)) is not None:  # this worker's forerunner died after the end

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from trainables import cpu
 from trainables.config import TrialConfig
 from trainables.places import Places
 from trainables.teacher import no_teacher
@@ -32,7 +33,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
     options = parser.parse_args()
-    torch.set_num_threads(1)
+    cpu.settle(1)
     device = torch.device(options.device)
     config = TrialConfig.from_yaml(options.config)
     places = Places(storage=options.storage, data_root=options.data_root)

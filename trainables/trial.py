@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from ray import tune
 
+from trainables import cpu
 from trainables.config import TrialConfig
 from trainables.group import Group, Resources
 from trainables.places import Places
@@ -21,7 +22,7 @@ class Inline:
     def __init__(self, task: Task, resources: Resources, materials: Materials | None = None) -> None:
         device = torch.device("cuda", 0) if resources.gpus_per_worker else torch.device("cpu")
         if device.type == "cpu":
-            torch.set_num_threads(resources.cpus_per_worker)
+            cpu.settle(resources.cpus_per_worker)
         self.worker = Worker(task, device, materials)
 
     def next_epoch(self) -> Report | None:
