@@ -107,7 +107,7 @@ def close(console: Console, request: Request, study: Study, teacher: dict[str, A
     if study.best() is not None:
         storage = shown(request.places.storage)
         command = f"python -m rrd_search.export --name {request.name} --storage {storage} --output best"
-        console.print(f"next:  {command}\n       python -m rrd_search.train best", highlight=False)
+        console.print(f"next:  {command}\n       python -m rrd_search.train best", highlight=False, soft_wrap=True)
 
 
 def shown(path: Path) -> Path:
