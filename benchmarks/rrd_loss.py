@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from benchmarks.plain import PlainRRD, PlainSettings
 from benchmarks.report import Row, device, milliseconds
 from benchmarks.run import main
-from benchmarks.timing import ROUNDS, interleaved, one_thread
+from benchmarks.timing import ROUNDS, Apart, interleaved_apart, one_thread, settled
 from trainables.losses.rrd import RRD
 from trainables.outputs import Outputs
 
@@ -22,6 +22,7 @@ DIFFERS_AT_MOST = {"loss": 1e-6, "gradient": 1e-5}  # relative
 LARGE = (1024, 65536, 128)  # at which memory is compared
 MEMORY_TARGET = 20.0
 SIDES = ("plain", "here")
+TURNS = 3  # losses and gradients a turn
 Losses = dict[str, Callable[[Tensor, Tensor], Tensor]]
 
 
@@ -65,15 +66,21 @@ def embeddings(batch_size: int, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 
 def _time_row(shape: tuple[int, int, int], target: float, rounds: int) -> Row:
-    student, teacher = embeddings(shape[0])
-
-    def turn(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[], object]:
-        return lambda: loss(student, teacher).backward()
-
-    timings = interleaved({side: turn(loss) for side, loss in both(*shape).items()}, rounds, warm_up=2)
-    plain, here = (milliseconds(timings.median(side)) for side in SIDES)
+    plain_side, our_side = Apart(one_thread, _turn, shape, "plain"), Apart(settled, _turn, shape, "here")
+    timings = interleaved_apart({"plain": plain_side, "here": our_side}, rounds)
+    plain, here = (milliseconds(timings.median(side) / TURNS) for side in SIDES)
     ratio = timings.ratio("plain", "here")
     return Row(what="RRD loss and gradient", case=_case(shape), plain=plain, here=here, ratio=ratio, target=target)
+
+
+def _turn(shape: tuple[int, int, int], side: str) -> Callable[[], object]:
+    loss, (student, teacher) = both(*shape)[side], embeddings(shape[0])
+
+    def turn() -> None:
+        for _ in range(TURNS):
+            loss(student, teacher).backward()
+
+    return turn
 
 
 def _difference_rows(shape: tuple[int, int, int]) -> list[Row]:

@@ -13,8 +13,7 @@ from benchmarks.networks import CLASSES, DATA, PAIRS, Pair, drawn, random_images
 from benchmarks.plain import PlainImages, PlainSettings, PlainTraining, augmenting, training_loader
 from benchmarks.report import Row, device, milliseconds, native_bfloat16
 from benchmarks.run import main
-from benchmarks.timing import ROUNDS, Apart, interleaved_apart, one_thread
-from trainables import cpu
+from benchmarks.timing import ROUNDS, Apart, interleaved_apart, one_thread, settled
 from trainables.config import RRD, TeacherConfig, TrialConfig
 from trainables.data.batches import Batches
 from trainables.data.image_file import Images
@@ -43,8 +42,8 @@ def _rows_of(pair: Pair, number: int, precisions: tuple[str, ...], rounds: int) 
     contestants = {"plain": Apart(one_thread, _plain, pair, images)}
     for precision in precisions:
         config = _config(pair, precision)
-        contestants[precision] = Apart(_settled, _here, config, images)
-        contestants[f"bare {precision}"] = Apart(_settled, _bare, config, images)
+        contestants[precision] = Apart(settled, _here, config, images)
+        contestants[f"bare {precision}"] = Apart(settled, _bare, config, images)
     timings = interleaved_apart(contestants, rounds)
     made = []
     for precision in precisions:
@@ -57,11 +56,6 @@ def _rows_of(pair: Pair, number: int, precisions: tuple[str, ...], rounds: int) 
             Row(what="bare student's step / ours", case=case, plain=bare, here=here, ratio=nearness, target=near),
         ]
     return made
-
-
-def _settled() -> None:
-    """As a trial's process is, and the bare student's, which is to be the limit of what we can reach."""
-    cpu.settle(1)
 
 
 def _config(pair: Pair, precision: str) -> TrialConfig:

@@ -14,6 +14,8 @@ from multiprocessing.connection import Connection
 
 import torch
 
+from trainables import cpu
+
 ROUNDS = 5
 Contestants = Mapping[str, Callable[[], object]]
 
@@ -97,6 +99,11 @@ def _serve(
 def one_thread() -> None:
     """As trials run on a CPU: one thread each, and as many trials as there are cores."""
     torch.set_num_threads(1)
+
+
+def settled() -> None:
+    """As a trial's process is."""
+    cpu.settle(1)
 
 
 def _seconds(call: Callable[[], object]) -> float:
