@@ -69,9 +69,7 @@ class Training:
     def step(self, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
         """Train on one batch; its loss terms, detached. They may be overwritten by the next step."""
         batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
-        with autocast(self.config.precision, self.device):
-            says = teacher(batch) if self.distiller.needs_teacher else None
-        return self._take(batch, says)
+        return self._take(batch, teacher(batch) if self.distiller.needs_teacher else None)
 
     def _update(self, batch: Batch, says: Outputs | None) -> dict[str, Tensor]:
         with autocast(self.config.precision, self.device):

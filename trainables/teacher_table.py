@@ -98,7 +98,7 @@ class TeacherTable:
         found = found.float()
         if self.column == "logits":
             return Outputs((), found.new_empty(len(found), 0), found)
-        with torch.no_grad(), torch.autocast(found.device.type, enabled=False):
+        with torch.no_grad():
             return Outputs((), found, self._last_layer(found))
 
     def _mapped(self, entries: list[int]) -> np.ndarray | None:
