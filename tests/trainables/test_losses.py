@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from trainables.losses import LOSSES
 from trainables.losses.kd import KD
 from trainables.losses.memory import Memory
-from trainables.losses.rrd import BLOCK_KEYS, RRD, RelationalCrossEntropy
+from trainables.losses.rrd import BLOCK_SIMILARITIES, RRD, RelationalCrossEntropy
 from trainables.outputs import Outputs
 
 VECTORS = json.loads((Path(__file__).parents[1] / "reference" / "rrd_vectors.json").read_text())
@@ -97,7 +97,7 @@ def test_rrd_gradient_equals_autograd_of_the_plain_form() -> None:
 
 
 @pytest.mark.parametrize("temperatures", [(0.04, 0.10), (0.10, 0.02), (0.01, 0.01), (1.0, 1.0)], ids=str)
-@pytest.mark.parametrize("size", [1300, 2 * BLOCK_KEYS, 40000])
+@pytest.mark.parametrize("size", [1300, 4 * (BLOCK_SIMILARITIES // 140), 40000])
 def test_blocks_of_a_large_queue_give_what_the_whole_gives(temperatures: tuple[float, float], size: int) -> None:
     generator = torch.Generator().manual_seed(0)
     student, teacher, queue = (

@@ -20,8 +20,9 @@ STUDENT_PROJECTIONS = ("linear", "mlp")
 LOG2_E, LN_2 = math.log2(math.e), math.log(2)  # powers of 2 take half the time of powers of e
 # Sum of 1 / temperature up to which unit vectors need no shift in float32: 101 bits for 2^x, 16 for 65536 of them.
 UNSHIFTED = 70.0
-BLOCK_KEYS = 2048  # of the queue at a time, which a CPU's caches hold
-CPU_SIMILARITIES = 2**21  # of each network at a time: 8 MiB
+LEAST_KEYS = 1024  # of the queue at a time, and
+BLOCK_SIMILARITIES = 2**19  # of both networks together: 2 MiB, which a CPU's caches hold
+CPU_SIMILARITIES = 2**22  # of each network at a time: 16 MiB
 DEVICE_SIMILARITIES = 2**24  # on a GPU, where each operation costs a launch
 LEAST_ROWS = 64
 
@@ -172,19 +173,22 @@ def _related(exponents: Tensor, queue: Tensor, bounded: bool) -> tuple[Tensor, T
     x_student), the entropy the same with x_teacher, and the gradient sum_k (p_student - p_teacher) q_k.
     """
     rows = len(exponents) // 2
-    blocks = queue.split(BLOCK_KEYS if bounded and not queue.is_cuda else len(queue))
+    in_blocks = bounded and not queue.is_cuda
+    blocks = queue.split(max(LEAST_KEYS, BLOCK_SIMILARITIES // len(exponents)) if in_blocks else len(queue))
     powers: list[Tensor] = []
-    total, of_student, of_teacher = (queue.new_zeros(count) for count in (2 * rows, rows, rows))
+    room = queue.new_empty(2 * rows, len(blocks[0]))
+    total, of_both = queue.new_zeros(2 * rows), queue.new_zeros(rows, 1, 2)
     for keys in blocks:
-        x = exponents @ keys.T  # [2b, keys]
+        x = torch.mm(exponents, keys.T, out=room[:, : len(keys)])  # [2b, keys]
         if not bounded:
             x.sub_(x.amax(1, keepdim=True))  # of all keys, which are then one block
         power = x.exp2()
         total += power.sum(1)
-        of_student += torch.linalg.vecdot(power[rows:], x[:rows])
-        of_teacher += torch.linalg.vecdot(power[rows:], x[rows:])
+        # 2^x_teacher is read once for its products with x_student and x_teacher: [b, 1, keys] @ [b, keys, 2]
+        of_both += torch.bmm(power[rows:, None], x.view(2, rows, -1).permute(1, 2, 0))
         powers.append(power)
     z_student, z_teacher = total.split(rows)
+    of_student, of_teacher = of_both[:, 0].unbind(1)
     ratio = (z_student / z_teacher)[:, None]
     gradient = torch.zeros_like(exponents[:rows])
     for power, keys in zip(powers, blocks, strict=True):
