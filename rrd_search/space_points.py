@@ -14,6 +14,7 @@ from rrd_search.space_check import holds, range_of
 from trainables.config import TrialConfig
 
 RANDOM_TRIES = 300  # points drawn at random, before a space counts as exhausted
+TOLD = 3  # fields by which a trial differs
 SEEDS = ("seed", "data.schedule_seed")  # by which trials of different searches differ that are the same otherwise
 
 
@@ -39,7 +40,8 @@ def point_of(
     if config.config_hash != config_hash:
         flat = config.flat()
         others = [name for name in values if name in flat and str(flat[name]) != str(values[name])]
-        raise InvalidCombination(f"other {', '.join(others) or 'fixed values'}")
+        more = f" and {len(others) - TOLD} more" if len(others) > TOLD else ""
+        raise InvalidCombination(f"other {', '.join(others[:TOLD]) or 'fixed values'}{more}")
     return Point(point.params, point.distributions, config)
 
 
