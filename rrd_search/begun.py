@@ -105,7 +105,10 @@ def _accept(change: SpaceChange, study: Study, request: Request, console: Consol
     if not request.options.accept_changes:
         rule = "--accept-changes keeps them without comparing them, another --name starts another search"
         raise ValueError(f"the space of {request.name} has changed, {told}; {rule}")
-    console.print(f"{told}: they are kept, and not compared any more", markup=False, highlight=False, soft_wrap=True)
+    if change.unfit:
+        console.print(
+            f"{told}; they are kept, and not compared any more", markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def _take(change: SpaceChange, study: Study, request: Request) -> None:
