@@ -113,12 +113,12 @@ def read_request(options: argparse.Namespace) -> Request:
     if space.base.batch_size % options.workers_per_trial:
         rule = f"a divisor of batch_size, {space.base.batch_size}, got {options.workers_per_trial}"
         raise ValueError(f"--workers-per-trial must be {rule}")
-    if options.warm_start is not None:
-        options.warm_start = _warm_start(options.warm_start, name)
     share = options.gpus_per_worker
     if options.workers_per_trial > 1 and (share == AUTO or 0 < (share or 0) < 1):
         raise ValueError("--gpus-per-worker must be 1 or more with several workers: NCCL takes a GPU for each")
     storage = writable(options.storage)
+    if options.warm_start is not None:
+        options.warm_start = _warm_start(options.warm_start, storage / name)
     uri = options.mlflow_uri or f"sqlite:///{storage / 'mlflow.db'}"
     check_tracking_uri(uri)
     table_gb = 0.0 if options.independent_schedules else options.table_gb  # a table would serve a single trial
@@ -126,9 +126,9 @@ def read_request(options: argparse.Namespace) -> Request:
     return Request(options=options, space=space, name=name, places=places, mlflow_uri=uri)
 
 
-def _warm_start(source: str, name: str) -> str:
-    """A search's name, the whole path of its folder, or ``mlflow:EXPERIMENT``."""
-    if source in (name, MLFLOW):
+def _warm_start(source: str, own: Path) -> str:
+    """A search's name, the whole path of its folder, or ``mlflow:EXPERIMENT``. ``own`` is the folder of this one."""
+    if source in ("", own.name, MLFLOW) or Path(source).resolve() == own.resolve():
         raise ValueError(f"--warm-start must be another search, a search's folder or mlflow:EXPERIMENT, got {source!r}")
     if source.startswith(MLFLOW) or NAME.fullmatch(source):
         return source

@@ -96,6 +96,11 @@ def _reasons(left_out: Counter[str]) -> str:
 
 
 def _history(source: str, trial: PastTrial, point: Point) -> FrozenTrial:
+    """With its last epoch, which is all that samplers look at."""
+    if trial.state == "complete" and trial.value is not None:
+        last = {point.config.epochs: trial.value}
+    else:
+        last = dict(sorted(trial.curve().items())[-1:])
     with quiet_optuna():
         return create_trial(
             state=STATE_OF[trial.state],
@@ -103,7 +108,7 @@ def _history(source: str, trial: PastTrial, point: Point) -> FrozenTrial:
             params=point.params,
             distributions=point.distributions,
             user_attrs={HISTORY: {"of": source, "trial_id": trial.trial_id, "config": point.config.to_dict()}},
-            intermediate_values=dict(list(trial.curve().items())[-1:]),  # all that samplers look at
+            intermediate_values=last,
         )
 
 

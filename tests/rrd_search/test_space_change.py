@@ -302,6 +302,31 @@ def test_what_is_asked_for_and_what_is_kept(tmp_path: Path, opened: Open) -> Non
         study.close()
 
 
+def test_a_given_teacher_is_measured_again_on_other_images(tmp_path: Path, opened: Open) -> None:
+    (tmp_path / "space.py").write_text(TEXT)
+    given = {"weights": "abc", "trained_here": False, "val_accuracy": 0.5}
+    facts = {"trials": 9, "sampler": "random", "scheduler": "none", "seed": 0, "data_root": "data"}
+    known = SearchFile(space="space.py", teacher=given, **facts)  # type: ignore[arg-type]
+    stored = tmp_path / "teachers" / "resnet8x4-abc.safetensors"
+    stored.parent.mkdir()
+    stored.touch()
+
+    def go(*more: str) -> tuple[Path | None, Study | None]:
+        arguments = [str(tmp_path / "space.py"), "--name", "search", "--storage", str(tmp_path), *more]
+        request = read_request(parser().parse_args(arguments))
+        opened(request.space.with_values({"teacher.weights": "abc"}))
+        request, space, study = go_on(request, known, Console(file=io.StringIO()))
+        assert space.base.teacher.weights == (None if study is None else "abc")
+        if study is not None:
+            study.close()
+        return request.options.teacher_checkpoint, study
+
+    checkpoint, study = go()
+    assert (checkpoint, study is None) == (None, False)
+    assert go("--set", "data.held_out=0.2", "--accept-changes") == (stored, None)
+    assert go("--teacher", "resnet8", "--accept-changes") == (None, None), "one is trained"
+
+
 TEXT = """
 from dataclasses import replace
 from trainables.config import TeacherConfig, TrialConfig
