@@ -204,6 +204,7 @@ class Launch:
             run = SearchRun(plan, study, recorder, progress, cluster)
             run_trials(run)
         forget_stopped(self.request.folder, study)
+        run.close()
         return run
 
     def _end(self, study: Study, recorder: Recorder, teacher: dict[str, Any], code: int) -> int:

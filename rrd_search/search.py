@@ -16,6 +16,7 @@ from rrd_search.progress import Progress, Row
 from rrd_search.record import Recorder
 from rrd_search.signals import Signals
 from rrd_search.students import Students, forget_trial, trial_folder
+from rrd_search.study_snapshot import SNAPSHOT, Snapshot
 from trainables.group import OUT_OF_MEMORY, Resources
 from trainables.interrupts import EVERYONE
 from trainables.places import Places
@@ -57,6 +58,7 @@ class SearchRun:
         self.plan, self.study, self.recorder, self.progress = plan, study, recorder, progress
         self.cluster = cluster
         self._students = Students(plan.folder, study)
+        self._snapshot = Snapshot(study.storage, plan.folder / SNAPSHOT)
         self._judge = SCHEDULERS[plan.scheduler](plan.epochs)
         self._waiting = deque([*study.unfinished(), *study.propose_references()])
         self._proposed = len(study.trials())
@@ -170,6 +172,7 @@ class SearchRun:
             state = "complete" if epoch >= proposal.config.epochs else "pruned"
         reason = None if failure is None else str(failure)
         self.study.tell(proposal.trial_id, state, value if state == "complete" else None, reason)
+        self._snapshot.told()
         tags = {"rrd.failure": reason} if reason else {}
         if (audited := self.study.audited(proposal.trial_id)) is not None:
             tags["rrd.audited_at_epoch"] = str(audited)
@@ -205,6 +208,10 @@ class SearchRun:
         if usual.gpus_per_worker:
             return replace(usual, gpus_per_worker=min(room * usual.gpus_per_worker, max(1.0, usual.gpus_per_worker)))
         return replace(usual, cpus_per_worker=int(room * usual.cpus_per_worker))
+
+    def close(self) -> None:
+        """No trial runs any more."""
+        self._snapshot.take()
 
     def scheduler(self) -> Sparing:
         """Early stopping that knows what earlier processes saw."""

@@ -1,12 +1,11 @@
 """The SQLite file that a search's Optuna studies are kept in: opened, made fast, and copied while it is in use."""
 
-import os
-import sqlite3
-from pathlib import Path
 from typing import Any
 
 import sqlalchemy
 from optuna.storages import BaseStorage, RDBStorage, get_storage
+
+WRITE_AHEAD = slice(18, 20)  # of an SQLite file: whether its latest writes are in another one
 
 
 class StudyStorage:
@@ -26,19 +25,16 @@ class StudyStorage:
             engine.dispose()  # connections from before
         self.optuna: BaseStorage = get_storage(self._database)
 
-    def copy_to(self, target: Path) -> None:
-        """A consistent copy in one file, in place at once. (The SQLite file by itself lacks the latest writes.)"""
-        partial = target.with_name(target.name + ".partial")
-        partial.unlink(missing_ok=True)
+    def content(self) -> bytes:
+        """A consistent copy, as the content of one file. (The SQLite file by itself lacks the latest writes.)"""
         source = self._database.engine.raw_connection()
-        copy = sqlite3.connect(partial)
         try:
             assert source.driver_connection is not None, "an open connection"
-            source.driver_connection.backup(copy)
+            content = bytearray(source.driver_connection.serialize())
         finally:
-            copy.close()
             source.close()
-        os.replace(partial, target)
+        content[WRITE_AHEAD] = b"\x01\x01"  # what comes with it is not in a file of its own
+        return bytes(content)
 
     def close(self) -> None:
         self.optuna.remove_session()
