@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from rrd_search.cluster import Cluster, draining_nodes, has_room, workers_that_fit
+from rrd_search.disk import Disk
 from rrd_search.early_stopping import METRIC, RUNG_METRIC, SCHEDULERS, SPARED, Audits, Sparing
 from rrd_search.failures import Failure, Failures, failure_of
 from rrd_search.optuna_searcher import Proposal, Study
@@ -45,6 +46,7 @@ class Plan:
     deadline: float | None  # time.time() at which everything stops
     audit_stops: int = 0  # trials that early stopping would end, but that run on
     hang_seconds: float = HANG_SECONDS  # without a batch, after which a trial's process is ended
+    checkpoint_bytes: int = 20 * 2**30  # of all running trials
 
 
 class TookTooLong(Exception):
@@ -59,6 +61,8 @@ class SearchRun:
         self.cluster = cluster
         self._students = Students(plan.folder, study)
         self._snapshot = Snapshot(study.storage, plan.folder / SNAPSHOT)
+        self._disk = Disk(plan.folder, progress.say)
+        self._noticed: set[tuple[str, str]] = set()  # trial and what was said of it
         self._judge = SCHEDULERS[plan.scheduler](plan.epochs)
         self._waiting = deque([*study.unfinished(), *study.propose_references()])
         self._proposed = len(study.trials())
@@ -79,7 +83,7 @@ class SearchRun:
         """The Tune config of the next trial; None while there is no room for one; FINISHED after the last."""
         if self.leaving or self._too_late():
             return str(Searcher.FINISHED)
-        if len(self._running) >= self.capacity():
+        if len(self._running) >= self.capacity() or self._disk.full:
             return None
         if not self._waiting:
             proposal = self._propose() if self._proposed < self.plan.trials else None
@@ -117,6 +121,7 @@ class SearchRun:
     def tick(self) -> None:
         """Called often. ``TookTooLong`` where trials do not leave."""
         self.progress.tick()
+        self._disk.look()
         if self.signals.received is not None:
             self.leave("stopping: running trials write checkpoints (Ctrl-C again ends at once)")
         if self.plan.deadline is not None and time.time() >= self.plan.deadline:
@@ -147,6 +152,9 @@ class SearchRun:
     def heard(self, tune_id: str, result: dict[str, Any]) -> None:
         """Epochs of a trial. What was heard before, by this process or an earlier one, is not heard again."""
         proposal = self._running[tune_id]
+        if (notice := result.get("notice")) and (proposal.trial_id, notice) not in self._noticed:
+            self._noticed.add((proposal.trial_id, notice))
+            self.progress.say(f"trial {proposal.trial_id}: {notice}")
         for metrics in result.get("curve", []):
             epoch = int(metrics["epoch"])
             self.study.report(proposal.trial_id, epoch, metrics[METRIC])
@@ -244,6 +252,7 @@ class SearchRun:
             "room": self._resources(self._room.get(proposal.trial_id, 1)).__dict__,
             "interrupts": self.interrupts,
             "hang_seconds": self.plan.hang_seconds,
+            "checkpoint_bytes": self.plan.checkpoint_bytes // self.capacity(),
             "rungs": [] if proposal.reference else list(self._judge.rungs(proposal.config)),
             "report_seconds": max(REPORT_SECONDS, self.capacity() / REPORTS_PER_SECOND),
             SPARED: spared,

@@ -6,13 +6,13 @@ A trial that was told never changes: what the snapshot knows of it, the study mu
 
 import contextlib
 import hashlib
-import os
 import sqlite3
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from rrd_search.study_storage import StudyStorage
+from trainables.whole_file import write_whole
 
 SNAPSHOT = "study.snapshot"  # in the folder of a search
 SHARE = 0.01  # of the driver's time goes into snapshots, at most
@@ -36,14 +36,7 @@ class Snapshot:
         """OSError where the disk does not take it: the last one is then still there."""
         started = time.monotonic()
         content = self._storage.content()
-        draft = self._file.with_name(f".{self._file.name}.{os.getpid()}")
-        try:
-            draft.write_bytes(content + hashlib.sha256(content).digest())
-            draft.replace(self._file)
-        except OSError:
-            with contextlib.suppress(OSError):
-                draft.unlink(missing_ok=True)
-            raise
+        write_whole(self._file, content, hashlib.sha256(content).digest())
         self._taken = time.monotonic()
         self._cost = self._taken - started
 
@@ -65,8 +58,7 @@ def repair(database: Path, snapshot: Path, say: Callable[[str], None]) -> None:
     content = read_snapshot(snapshot)
     if not database.is_file():
         if content is not None:
-            database.parent.mkdir(parents=True, exist_ok=True)
-            _replace(database, content)
+            write_whole(database, content)
             say(f"{database} is not there: the search goes on from {snapshot}")
         return
     damage = _damage(database, content)
@@ -76,7 +68,7 @@ def repair(database: Path, snapshot: Path, say: Callable[[str], None]) -> None:
         raise ValueError(f"{database} is damaged ({damage}), and {snapshot} is missing or damaged too")
     for file in database.parent.glob(f"{database.name}*"):
         file.rename(file.with_name(f"damaged-{int(time.time())}-{file.name}"))
-    _replace(database, content)
+    write_whole(database, content)
     say(f"{database} was damaged ({damage}): the search goes on from {snapshot}; trials told since then are told again")
 
 
@@ -111,9 +103,3 @@ def _difference(live: sqlite3.Connection, known: sqlite3.Connection) -> str | No
         if expected != found:
             return f"its {table.replace('_', ' ')} are not those that were recorded"
     return None
-
-
-def _replace(database: Path, content: bytes) -> None:
-    draft = database.with_name(f".{database.name}.{os.getpid()}")
-    draft.write_bytes(content)
-    draft.replace(database)

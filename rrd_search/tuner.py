@@ -3,6 +3,7 @@
 import logging
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from ray import tune
@@ -34,7 +35,15 @@ def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> Non
     os.environ.update(SETTINGS)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the failures of trials are told here
     run.interrupts = start_interrupts()
-    tuner = tune.Tuner(
+    with TemporaryDirectory() as own, run.signals:  # Tune's own files say nothing that the study does not
+        try:
+            _tuner(run, trial_class, own).fit()
+        except TookTooLong:
+            run.progress.say("some trials have not left in time; they go on from their last checkpoints")
+
+
+def _tuner(run: SearchRun, trial_class: type[tune.Trainable], own: str) -> tune.Tuner:
+    return tune.Tuner(
         tune.with_resources(trial_class, _request),
         tune_config=tune.TuneConfig(
             num_samples=-1,
@@ -45,17 +54,12 @@ def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> Non
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(run.plan.folder),
+            storage_path=own,
             callbacks=[_Hear(run)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
             verbose=0,
         ),
     )
-    try:
-        with run.signals:
-            tuner.fit()
-    except TookTooLong:
-        run.progress.say("some trials have not left in time; they go on from their last checkpoints")
 
 
 def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
