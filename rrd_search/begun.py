@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from rrd_search.space import Space
 from rrd_search.space_change import SpaceChange
 from rrd_search.space_check import check
 from rrd_search.students import forget_trial
+from rrd_search.study_snapshot import SNAPSHOT, repair
 from rrd_search.trial_records import TrialRecord
 from rrd_search.warm_start import warm_start
 from trainables.teacher import stored_teacher, teacher_recipe
@@ -82,7 +84,9 @@ def open_study(request: Request, space: Space, console: Console) -> Study:
 
 
 def _study(request: Request, space: Space) -> Study:
-    url = f"sqlite:///{request.folder / 'study.db'}"
+    database = request.folder / "study.db"
+    repair(database, request.folder / SNAPSHOT, lambda line: print(line, file=sys.stderr))
+    url = f"sqlite:///{database}"
     options = request.options
     return Study(url, request.name, space, options.sampler, options.seed, options.independent_schedules)
 

@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage
 from optuna.study import get_all_study_names
 from optuna.trial import FrozenTrial, TrialState
 
-from rrd_search.marks import CURVE, EARLIER, HISTORY, LEFT, SPACE, generation, latest_generation
+from rrd_search.marks import CURVE, EARLIER, HISTORY, LEFT, SPACE, latest_generation, next_generation
 from rrd_search.trial_records import STATES, TrialRecord, curve_of, ending_of, id_of, is_kept, record_of
 
 if TYPE_CHECKING:  # importing torch takes seconds, which those who only read trials do not wait for
@@ -28,15 +28,14 @@ Fit = Callable[[FrozenTrial], "Point | str"]  # a trial as a point of the space,
 
 def present_study(storage: BaseStorage, name: str) -> str:
     """The name of the search's study for its present space; ``name`` where it has had one space, or none yet."""
-    return generation(name, _latest(storage, name))
+    ids = {study: storage.get_study_id_from_name(study) for study in get_all_study_names(storage)}
+    return latest_generation(name, [study for study, key in ids.items() if SPACE in storage.get_study_user_attrs(key)])
 
 
 def next_study(storage: BaseStorage, name: str, trials: Iterable[FrozenTrial], attributes: Mapping[str, Any]) -> None:
     """Begin a study with these trials and attributes, ``SPACE`` being the last of them; it is the present one then.
-    What a killed process left of one is removed first."""
-    following = generation(name, _latest(storage, name) + 1)
-    if following in get_all_study_names(storage):
-        optuna.delete_study(study_name=following, storage=storage)
+    What a killed process left of one stays behind, unused: told trials are never taken away."""
+    following = next_generation(name, get_all_study_names(storage))
     study = optuna.create_study(storage=storage, study_name=following, direction="maximize")
     study.add_trials(trials)
     assert list(attributes)[-1] == SPACE, "what makes the study whole is set last"
@@ -88,8 +87,3 @@ def _copy(
         intermediate_values=dict(last),
         trial_id=-1,
     )
-
-
-def _latest(storage: BaseStorage, name: str) -> int:
-    ids = {study: storage.get_study_id_from_name(study) for study in get_all_study_names(storage)}
-    return latest_generation(name, {study for study, key in ids.items() if SPACE in storage.get_study_user_attrs(key)})

@@ -1,6 +1,7 @@
 """The names under which a study's file keeps what Optuna has no place for, and how trials get their ids."""
 
 import re
+from collections.abc import Iterable
 
 REFERENCE_PREFIX = "ref-"
 
@@ -30,11 +31,17 @@ def references_of(search: str) -> str:
     return f"{search}-references"
 
 
-def generation(search: str, number: int) -> str:
-    """The name of Optuna's study of the search's first, second, ... space."""
-    return search if number == 1 else f"{search}@{number}"
+def latest_generation(search: str, whole: Iterable[str]) -> str:
+    """The name of Optuna's study of the search's present space, of the studies that are whole: its first space's study
+    is called as the search, others ``search@2``, ``search@3``, ..."""
+    return max(_generations(search, whole), default=(1, search))[1]
 
 
-def latest_generation(search: str, whole: set[str]) -> int:
-    """The number of the present one, of the studies that are whole; 1 where none is yet."""
-    return max((number for number in range(1, len(whole) + 1) if generation(search, number) in whole), default=1)
+def next_generation(search: str, known: Iterable[str]) -> str:
+    """The name of the study of one more space; ``known`` are all studies."""
+    return f"{search}@{max(_generations(search, known), default=(1, search))[0] + 1}"
+
+
+def _generations(search: str, known: Iterable[str]) -> list[tuple[int, str]]:
+    later = [name for name in known if name.startswith(f"{search}@")]
+    return [(int(name.rpartition("@")[2]), name) for name in later]

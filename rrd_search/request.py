@@ -18,6 +18,7 @@ from rrd_search.search_file import AUDIT_STOPS
 from rrd_search.space import Space, load_space
 from rrd_search.tracking import check_tracking_uri
 from trainables.places import Places
+from trainables.watchdog import HANG_SECONDS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 AUTO = "auto"
@@ -86,6 +87,9 @@ def parser() -> Parser:
     where.add_argument("--storage", type=Path, default=Path("runs"), help="folder for all that is made")
     where.add_argument("--data-root", type=Path, default=Path("data"), help="folder of downloaded datasets")
     where.add_argument("--table-gb", type=amount(0), default=20.0, help="GiB of the storage for teachers' tables")
+    where.add_argument(
+        "--checkpoint-gb", type=amount(0, exclusive=True), default=20.0, help="GiB of the storage for running trials"
+    )
     where.add_argument("--mlflow-uri", help="default: sqlite in the storage folder")
     where.add_argument("--address", help="of a running Ray cluster, or auto; default: this machine alone")
     where.add_argument("--workers-per-trial", type=whole(1), default=1)
@@ -95,6 +99,12 @@ def parser() -> Parser:
         type=gpu_share,
         metavar="SHARE",
         help="a fraction packs trials on a GPU, auto measures which is best; default: 1 where there are GPUs",
+    )
+    where.add_argument(
+        "--hang-minutes",
+        type=amount(0, exclusive=True),
+        default=HANG_SECONDS / 60,
+        help="without a single batch, after which a trial's process is ended and the trial tried again",
     )
     where.add_argument("--max-concurrent", type=whole(1), help="trials; default: as many as fit")
     return parser

@@ -13,7 +13,6 @@ from rrd_search.marks import (
     EARLIER,
     EARLIER_REFERENCES,
     SPACE,
-    generation,
     latest_generation,
     reference_id,
     references_of,
@@ -58,8 +57,7 @@ def read_rows(folder: Path) -> list[Row]:
 def _rows(database: sqlite3.Connection, search: str) -> Iterator[Row]:
     studies = dict(database.execute("select study_name, study_id from studies"))
     attributes = {name: _attributes_of_study(database, study) for name, study in studies.items()}
-    whole = {name for name in studies if SPACE in attributes[name]}
-    present = generation(search, latest_generation(search, whole))
+    present = latest_generation(search, [name for name in studies if SPACE in attributes[name]])
     earlier = attributes.get(present, {}).get(EARLIER_REFERENCES, {})
     for name, reference in ((present, False), (references_of(search), True)):
         for trial in database.execute(TRIALS, (studies.get(name),)).fetchall():
