@@ -1,5 +1,6 @@
 """A search goes on with another space: what is told, which trials stay what they are, and that nothing is lost."""
 
+import hashlib
 import io
 import shutil
 from collections.abc import Callable
@@ -20,8 +21,10 @@ from rrd_search.results import show_results
 from rrd_search.search_file import SearchFile, read_search_file
 from rrd_search.space import Space
 from rrd_search.space_change import SpaceChange
+from rrd_search.study_snapshot import SNAPSHOT, repair
 from rrd_search.trial_records import TrialRecord
 from trainables.config import TrialConfig
+from trainables.whole_file import write_whole
 
 
 def space_of(queues: tuple[int, ...] = (64, 128), low: float = 0.02, **base: Any) -> Space:
@@ -238,13 +241,19 @@ def test_own_schedules_stay_with_their_trials(opened: Open) -> None:
 def test_a_change_that_a_kill_cut_off_did_not_happen(opened: Open, tmp_path: Path) -> None:
     study = opened()
     before = begin(study)
-    storage = study.storage.optuna
-    optuna.create_study(storage=storage, study_name="search@2").add_trial(optuna.create_trial(value=1.0))
+    storage = study.storage
+    optuna.create_study(storage=storage.optuna, study_name="search@2").add_trial(optuna.create_trial(value=1.0))
     assert opened().trials() == before
     assert read_trials(tmp_path / "search")[:6] == before
     wider = opened(space_of(queues=(64, 128, 256)))
+    content = storage.content()
     SpaceChange(wider).take()
     assert wider.trials() == before
+    wider.storage.close()
+    write_whole(tmp_path / "search" / SNAPSHOT, content, hashlib.sha256(content).digest())
+    said: list[str] = []
+    repair(tmp_path / "search" / "study.db", tmp_path / "search" / SNAPSHOT, said.append)
+    assert said == [], "a snapshot of before knows nothing that the study does not"
 
 
 def test_what_is_asked_for_and_what_is_kept(tmp_path: Path, opened: Open) -> None:
