@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,7 +88,7 @@ def _keep_champion(best: TrialRecord, request: Request, console: Console) -> Non
     console.print(f"keeping the best student, of trial {best.trial_id}, in MLflow ...", highlight=False)
     size = best.config.data.image_size
     try:
-        files = export_trial(request.folder, request.places.storage, best, request.folder / "champion")
+        files = export_trial(request.name, request.places, best, request.folder / "champion")
         champion = Champion(
             trial_id=best.trial_id,
             model=read_student(files),
@@ -105,11 +106,11 @@ def _keep_champion(best: TrialRecord, request: Request, console: Console) -> Non
 def close(console: Console, request: Request, study: Study, teacher: dict[str, Any]) -> None:
     """The tables, where to look, and what to do next."""
     show_results(console, request.name, study, teacher)
-    own = request.mlflow_uri.startswith("sqlite:")
+    own = request.options.mlflow_uri is None
     where = f"make ui STORAGE={shown(request.places.storage)}" if own else request.mlflow_uri
     console.print(f"look:  {where}   (experiment {request.name})", highlight=False)
     if study.best() is not None:
-        storage = shown(request.places.storage)
+        storage = shlex.quote(request.places.remote or str(shown(request.places.storage)))
         command = f"python -m rrd_search.export --name {request.name} --storage {storage} --output best"
         console.print(f"next:  {command}\n       python -m rrd_search.train best", highlight=False, soft_wrap=True)
 
