@@ -118,11 +118,12 @@ class SearchRun:
             state = "failed"
         else:
             state = "complete" if epoch >= proposal.config.epochs else "pruned"
-        self.study.tell(proposal.trial_id, state, value if state == "complete" else None, reason)
         tags = {"rrd.failure": reason} if reason else {}
         if (audited := self.study.audited(proposal.trial_id)) is not None:
             tags["rrd.audited_at_epoch"] = str(audited)
+        # The study last: a trial that it knows as ended is not run again, so nobody would tell the recorder.
         self.recorder.end_trial(proposal.trial_id, state, result.get("summary", {}), tags)
+        self.study.tell(proposal.trial_id, state, value if state == "complete" else None, reason)
         if state == "complete":
             self._seconds.append(time.monotonic() - self._started[proposal.trial_id])
             if not proposal.reference:
