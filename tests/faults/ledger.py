@@ -87,7 +87,7 @@ def examine(search: Search, ever_finished: set[str], failing: int = 0) -> Findin
             found.missing.append(f"the study has epochs {sorted(trial.curve)} of trial {trial_id}")
         if trial.state == "complete":
             found.missing += _result_differs(search.folder / "trials" / trial_id, trial)
-    _examine_runs(search, told, found)
+    examine_runs(search.uri, search.name, told, found)
     return found
 
 
@@ -106,24 +106,10 @@ def repeated(seen: list[dict[str, Any]]) -> list[str]:
     return found
 
 
-def _states(told: dict[str, Told]) -> str:
-    return ", ".join(f"{count} {state}" for state, count in Counter(one.state for one in told.values()).items())
-
-
-def _result_differs(folder: Path, trial: Told) -> list[str]:
-    file = folder / "result.json"
-    if not file.is_file():
-        return [f"{file} of a complete trial"]
-    curve = json.loads(file.read_text())["curve"]
-    if [metrics["epoch"] for metrics in curve] != sorted(trial.curve):
-        return [f"{file} has epochs {[metrics['epoch'] for metrics in curve]}"]
-    differ = [metrics["epoch"] for metrics in curve if metrics["val_accuracy"] != trial.curve[metrics["epoch"]]]
-    return [f"{file} differs from the study in epochs {differ}"] if differ else []
-
-
-def _examine_runs(search: Search, told: dict[str, Told], found: Findings) -> None:
-    client = quiet_client(search.uri)
-    runs = runs_of(client, search.name)
+def examine_runs(uri: str, name: str, told: dict[str, Told], found: Findings) -> None:
+    """Whether MLflow has each trial once, with whole curves and the end that it came to."""
+    client = quiet_client(uri)
+    runs = runs_of(client, name)
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     if len(parents) != 1:
         found.duplicated.append(f"{len(parents)} parents")
@@ -139,6 +125,21 @@ def _examine_runs(search: Search, told: dict[str, Told], found: Findings) -> Non
             _examine_run(client, children[trial_id][0], trial, found)
         else:
             found.missing.append(f"the run of trial {trial_id}")
+
+
+def _states(told: dict[str, Told]) -> str:
+    return ", ".join(f"{count} {state}" for state, count in Counter(one.state for one in told.values()).items())
+
+
+def _result_differs(folder: Path, trial: Told) -> list[str]:
+    file = folder / "result.json"
+    if not file.is_file():
+        return [f"{file} of a complete trial"]
+    curve = json.loads(file.read_text())["curve"]
+    if [metrics["epoch"] for metrics in curve] != sorted(trial.curve):
+        return [f"{file} has epochs {[metrics['epoch'] for metrics in curve]}"]
+    differ = [metrics["epoch"] for metrics in curve if metrics["val_accuracy"] != trial.curve[metrics["epoch"]]]
+    return [f"{file} differs from the study in epochs {differ}"] if differ else []
 
 
 def _examine_run(client: MlflowClient, run: Run, trial: Told, found: Findings) -> None:
