@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
 import torch
@@ -22,8 +23,28 @@ AnyModule = TypeVar("AnyModule", bound=nn.Module)
 SHOWN_AS = {"loss": "train_loss", "ce": "train_ce", "kd": "train_kd", "rrd_kl": "train_rrd_kl"}
 
 
+class Interrupted(Exception):
+    """Raised by whoever serves the batches: training stops between two steps, where it can go on later."""
+
+
+@dataclass
+class Part:
+    """Of an epoch that is not finished: its first ``steps`` are done."""
+
+    steps: int = 0
+    images: int = 0
+    seconds: float = 0.0
+    sums: dict[str, Tensor] = field(default_factory=dict)  # of the steps' terms
+
+    def add(self, terms: dict[str, Tensor], images: int) -> None:
+        for name, term in terms.items():
+            self.sums[name] = self.sums[name] + term if name in self.sums else term.clone()
+        self.steps += 1
+        self.images += images
+
+
 class Training:
-    """A distiller in training: its optimizer, and how many epochs it has behind it.
+    """A distiller in training: its optimizer, and how many epochs and steps of the next one it has behind it.
 
     Where torch.distributed runs, every rank holds one of these and gradients are averaged over the ranks. Batch norm
     is synchronised on CUDA; elsewhere it normalises over a rank's own slice, and its running statistics are averaged
@@ -34,6 +55,7 @@ class Training:
         self.config = config
         self.device = device
         self.epoch = 0  # epochs done
+        self.part = Part()  # of the next
         self.distributed = world_size() > 1
         if self.distributed and device.type == "cuda":
             distiller = nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
@@ -47,23 +69,25 @@ class Training:
             self._forward = nn.parallel.DistributedDataParallel(self.distiller, device_ids=ids, broadcast_buffers=False)
 
     def train_epoch(self, batches: Iterable[Batch], teacher: Teacher) -> dict[str, float]:
-        """Train one epoch; means over its steps and ranks by the metrics' names. The only sync is at its end."""
-        self.epoch += 1
+        """Train the rest of an epoch; means over its steps and ranks by the metrics' names. The only sync is at its
+        end. ``batches`` are those behind the first ``part.steps``; what they raise leaves ``part`` to go on from."""
         self.distiller.train()
-        set_learning_rate(self.optimizer, self.config, self.epoch)
-        sums: dict[str, Tensor] = {}
-        started, steps, images = time.perf_counter(), 0, 0
-        for batch in batches:
-            terms = self.step(batch, teacher)
-            for name, term in terms.items():
-                sums[name] = sums[name] + term if name in sums else term.clone()
-            steps += 1
-            images += len(batch.labels)
+        set_learning_rate(self.optimizer, self.config, self.epoch + 1)
+        part, started = self.part, time.perf_counter()
+        try:
+            for batch in batches:
+                part.add(self.step(batch, teacher), len(batch.labels))
+        finally:
+            part.seconds += time.perf_counter() - started
+        started = time.perf_counter()
         if self.distributed:
             _average_running_statistics(self.distiller)
-        means = (sum_over_ranks(torch.stack(list(sums.values())).double()) / (steps * world_size())).tolist()
-        metrics = {SHOWN_AS.get(name, name): mean for name, mean in zip(sums, means, strict=True)}
-        metrics["images_per_second"] = images * world_size() / (time.perf_counter() - started)
+        sums = torch.stack(list(part.sums.values())).double()
+        means = (sum_over_ranks(sums) / (part.steps * world_size())).tolist()
+        metrics = {SHOWN_AS.get(name, name): mean for name, mean in zip(part.sums, means, strict=True)}
+        seconds = part.seconds + time.perf_counter() - started
+        metrics["images_per_second"] = part.images * world_size() / seconds
+        self.epoch, self.part = self.epoch + 1, Part()
         return metrics
 
     def step(self, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
@@ -80,12 +104,13 @@ class Training:
         return {name: term.detach() for name, term in terms.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that training goes on from: weights, batch norm statistics, queue, momentum, epochs done."""
+        """All that training goes on from: weights, batch norm statistics, queue, momentum, epochs and steps done."""
         distiller, optimizer = self.distiller.state_dict(), self.optimizer.state_dict()
-        return {"epoch": self.epoch, "distiller": distiller, "optimizer": optimizer}
+        return {"epoch": self.epoch, "part": asdict(self.part), "distiller": distiller, "optimizer": optimizer}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.epoch = state["epoch"]
+        self.epoch, self.part = state["epoch"], Part(**state["part"])
+        self.part.sums = {name: total.to(self.device) for name, total in self.part.sums.items()}
         self.distiller.load_state_dict(state["distiller"])
         fused = self.optimizer.param_groups[0]["fused"]
         self.optimizer.load_state_dict(state["optimizer"])

@@ -7,6 +7,7 @@ The mean of its weights over an epoch's steps previews what a lower rate will ma
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import torch
 from torch import nn
@@ -45,6 +46,13 @@ class WeightAverage:
         for batch in batches:
             yield batch  # the step is taken before the next batch is asked for
             self._average.update_parameters(self._student)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mean so far."""
+        return dict(self._average.state_dict())
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._average.load_state_dict(state)
 
     def student(self, batches: Iterable[Batch], precision: str, device: torch.device) -> nn.Module:
         """The student with the mean weights. Its batch norm statistics are those of the first of these ``batches``,

@@ -132,6 +132,8 @@ class TeacherTable:
             entry = from_first(claim.entry, self.batches.device)
             if entry == NOTHING:
                 time.sleep(LOOK_SECONDS)
+                if self.batches.watch is not None:
+                    self.batches.watch()
                 return True
             path, wanted = self._path(entry), len(self.batches.ids) * self.width * self.dtype.itemsize + HEADER_BYTES
             draft = reserve(path, wanted, self._limit) if first else None

@@ -16,6 +16,7 @@ from trainables.models import MODELS
 from trainables.models.network import Network
 
 Weights = dict[str, Tensor]
+CHECKSUM = "sha256"  # of a .safetensors file's weights, in its metadata
 
 
 def read_weights(path: Path) -> Weights:
@@ -25,7 +26,7 @@ def read_weights(path: Path) -> Weights:
         raise ValueError(f"{path}: no such file; expected a .pth or .safetensors checkpoint")
     try:
         if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
+            return _read_safetensors(path)
         with torch.serialization.safe_globals([argparse.Namespace]):
             held = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -55,22 +56,40 @@ def load_network(path: Path, architecture: str, num_classes: int) -> Network:
 
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
-    """Write a .safetensors file whole or not at all."""
+    """Write a .safetensors file with a checksum, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    safetensors.torch.save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, draft)
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
+    try:
+        safetensors.torch.save_file(plain, draft, metadata={CHECKSUM: _sha256(plain)})
+    except (OSError, safetensors.SafetensorError) as error:
+        draft.unlink(missing_ok=True)
+        raise OSError(f"{path} was not written: {_short(error)}") from error
     os.replace(draft, path)
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:
     """Sixteen hexadecimal digits of names, types, shapes and bytes; the same whatever file they came from."""
+    return _sha256({name: weights[name] for name in weights if not name.endswith("num_batches_tracked")})[:16]
+
+
+def _sha256(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name in sorted(weights):
-        if not name.endswith("num_batches_tracked"):
-            tensor = weights[name].detach().cpu().contiguous()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read_safetensors(path: Path) -> Weights:
+    """ValueError where the file says what its checksum should be, and it is another."""
+    with safetensors.safe_open(path, framework="pt") as file:
+        expected = (file.metadata() or {}).get(CHECKSUM)
+        weights: Weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    if expected is not None and _sha256(weights) != expected:
+        raise ValueError("its checksum is wrong")
+    return weights
 
 
 def _recognised(found: dict[str, tuple[int, ...]]) -> str | None:

@@ -1,11 +1,12 @@
 """What each process of a trial does: takes its slice of the batches, trains, evaluates, writes checkpoints."""
 
+import hashlib
 import json
 import logging
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,17 +14,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.checkpoint import Checkpoints
 from trainables.config import DataConfig, TeacherConfig, TrialConfig
 from trainables.data.batches import Batches
 from trainables.data.parts import load_training
 from trainables.distiller import Distiller
-from trainables.loop import Training, evaluate
+from trainables.loop import Interrupted, Training, evaluate
 from trainables.outputs import Batch
 from trainables.places import Places
 from trainables.ranks import own_rank, sum_over_ranks, world_size
 from trainables.rungs import WeightAverage
 from trainables.teacher import LiveTeacher, no_teacher, stored_teacher
 from trainables.teacher_table import TeacherTable
+from trainables.watchdog import HANG_SECONDS, Watchdog
 from trainables.weights import load_network, save_weights
 
 Metrics = dict[str, float]
@@ -37,12 +40,14 @@ class Task:
     """What a worker is told: the experiment, where data and teachers lie, and the folder that is the trial's own.
 
     ``rungs`` are the epochs after which the averaged student is evaluated too; training is the same with and without.
+    A process that gets no batch done in ``hang_seconds`` ends.
     """
 
     config: TrialConfig
     places: Places
     folder: Path
     rungs: tuple[int, ...] = ()
+    hang_seconds: float = HANG_SECONDS
 
 
 class Materials:
@@ -78,10 +83,23 @@ class Materials:
 
 
 class Worker:
-    """One process of a trial, from its last checkpoint on. ``epoch()`` until ``finished``, then ``finish()``."""
+    """One process of a trial, from its last checkpoint on. ``epoch()`` until ``finished``, then ``finish()``.
 
-    def __init__(self, task: Task, device: torch.device, materials: Materials | None = None) -> None:
+    A lone process writes a checkpoint in the middle of an epoch as soon as ``interrupted()``.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        device: torch.device,
+        materials: Materials | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.task, self.config = task, task.config
+        self._interrupted, self._may_interrupt = interrupted, False
+        self._checkpoints = Checkpoints(task.folder)
+        self._watchdog = Watchdog(hang_file(task.folder, own_rank()), task.hang_seconds)
+        self._average: WeightAverage | None = None  # of the epoch, where it ends at a rung
         if materials is None or not materials.fits(self.config, device):
             materials = Materials(self.config, task.places, device)
         self.materials = materials
@@ -100,8 +118,7 @@ class Worker:
             self._prepare(distiller)
         self.training = Training(self.config, distiller, device)
         if state is not None:
-            self.training.load_state_dict(state["training"])
-            self.curve, self.best_student = state["curve"], state["best_student"]
+            self._go_on_from(state)
 
     @property
     def finished(self) -> bool:
@@ -113,28 +130,54 @@ class Worker:
         return bool(self.curve) and not math.isfinite(self.curve[-1]["train_loss"])
 
     def epoch(self) -> Metrics:
-        """Train and evaluate one epoch; its metrics by name, with ``epoch`` counted from 1."""
-        started = time.perf_counter()
-        number = self.training.epoch + 1
+        """Train and evaluate one epoch; its metrics by name, with ``epoch`` counted from 1. ``Interrupted``, in the
+        middle of it, where it was asked for: what is done is then in a checkpoint."""
+        self.materials.batches.watch = self._watch
+        self._watchdog.alive()
+        try:
+            return self._epoch()
+        except Interrupted:
+            self.write_checkpoint()
+            raise
+        finally:
+            self.materials.batches.watch = None
+            self._watchdog.off()
+
+    def _epoch(self) -> Metrics:
+        number, training = self.training.epoch + 1, self.training
+        started = time.perf_counter() - training.part.seconds
+        if number in self.task.rungs and self._average is None:
+            self._average = WeightAverage(training.distiller.student)
+        self._may_interrupt = world_size() == 1
         teacher = self.teacher.epoch(number, self.config.epochs) if self.teacher else no_teacher
-        batches: Iterable[Batch] = self.materials.batches.epoch(number, self.config.batch_size, self.rank, world_size())
-        student = self.training.distiller.student
-        average = WeightAverage(student) if number in self.task.rungs else None
-        if average is not None:
-            batches = average.over(batches)
-        metrics = {"epoch": number, **self.training.train_epoch(batches, teacher)}
+        metrics = {"epoch": number, **training.train_epoch(self._batches(number), teacher)}
+        self._may_interrupt = False  # what follows is short
         metrics["teacher_images"] = self._shown_to_teacher()
-        metrics |= self._evaluated(student)
-        if average is not None:
-            metrics["averaged_val_accuracy"] = self._evaluated(self._averaged(average, number))["val_accuracy"]
+        metrics |= self._evaluated(training.distiller.student)
+        if self._average is not None:
+            student = self._averaged(self._average, number)
+            metrics["averaged_val_accuracy"] = self._evaluated(student)["val_accuracy"]
+        self._average = None
         metrics["device_seconds"] = (time.perf_counter() - started) * world_size()
         self.curve.append(metrics)
         if self.best_epoch == number:
-            weights = student.state_dict()
+            weights = training.distiller.student.state_dict()
             self.best_student = {name: tensor.detach().clone() for name, tensor in weights.items()}
         if self.rank == 0 and not self.finished and self._checkpoint_due():
             self.write_checkpoint()
         return metrics
+
+    def _batches(self, epoch: int) -> Iterable[Batch]:
+        """Those of the epoch that were not trained on yet."""
+        done = self.training.part.steps
+        batches = self.materials.batches.epoch(epoch, self.config.batch_size, self.rank, world_size(), done)
+        return batches if self._average is None else self._average.over(batches)
+
+    def _watch(self) -> None:
+        """Before each batch, whatever it is for."""
+        self._watchdog.alive()
+        if self._may_interrupt and self._interrupted():
+            raise Interrupted
 
     def _evaluated(self, student: nn.Module) -> Metrics:
         """On the held-out images, if there are any."""
@@ -183,25 +226,27 @@ class Worker:
             save_weights(self.training.distiller.student.state_dict(), folder / "student.safetensors")
             save_weights(self.best_student, folder / "best_student.safetensors")
             (folder / "config.yaml").write_text(self.config.to_yaml())
-            result = {"config_hash": self.config.config_hash, "curve": self.curve, "summary": self.summary()}
-            _replace(folder / "result.json", json.dumps(result).encode())
-            for file in (checkpoint_of(folder), *folder.glob(".checkpoint.*")):  # drafts of killed processes too
-                file.unlink(missing_ok=True)
+            _write_result(
+                folder, {"config_hash": self.config.config_hash, "curve": self.curve, "summary": self.summary()}
+            )
+            self._checkpoints.delete()
 
     def write_checkpoint(self) -> None:
-        """Everything that the rest of the trial depends on, written whole or not at all."""
+        """Everything that the rest of the trial depends on. A full disk costs the checkpoint, not the trial."""
         started = time.perf_counter()
         state = {
             "config_hash": self.config.config_hash,
             "training": self.training.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
             "curve": self.curve,
             "best_student": self.best_student,
+            "shown": self.materials.shown - self._shown,
             "random_state": torch.get_rng_state(),
         }
-        draft = self.task.folder / f".checkpoint.{os.getpid()}"
-        self.task.folder.mkdir(parents=True, exist_ok=True)
-        torch.save(state, draft)
-        os.replace(draft, checkpoint_of(self.task.folder))
+        try:
+            self._checkpoints.write(state)
+        except OSError as error:
+            log.warning("no checkpoint of %s was written: %s", self.task.folder.name, error)
         self._written = time.perf_counter()
         self._writing = self._written - started
 
@@ -209,18 +254,22 @@ class Worker:
         return (time.perf_counter() - self._written) * CHECKPOINT_SHARE >= self._writing
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
-        path = checkpoint_of(self.task.folder)
-        if not path.is_file():
-            return None
-        try:
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged file makes the reader raise
-            log.warning("%s is damaged (%s): the trial starts again", path, type(error).__name__)
+        state = self._checkpoints.read()
+        if state is None:
             return None
         if state["config_hash"] != self.config.config_hash:
-            raise ValueError(f"{path} belongs to config {state['config_hash']}, not to {self.config.config_hash}")
+            belongs = f"the checkpoint in {self.task.folder} belongs to config {state['config_hash']}"
+            raise ValueError(f"{belongs}, not to {self.config.config_hash}")
         torch.set_rng_state(state["random_state"])
         return state
+
+    def _go_on_from(self, state: dict[str, Any]) -> None:
+        self.training.load_state_dict(state["training"])
+        self.curve, self.best_student = state["curve"], state["best_student"]
+        self._shown -= state["shown"]
+        if state["average"] is not None:
+            self._average = WeightAverage(self.training.distiller.student)
+            self._average.load_state_dict(state["average"])
 
     def _shown_to_teacher(self) -> float:
         """How many images all ranks have shown to the teacher since this was last asked, whatever for."""
@@ -234,20 +283,33 @@ class Worker:
             distiller.loss.prepare(self.materials.table.unaugmented())
 
 
-def checkpoint_of(folder: Path) -> Path:
-    return folder / "checkpoint.pt"
+def hang_file(folder: Path, rank: int = 0) -> Path:
+    """Where the watchdog of a trial's process leaves the stack of one that stood still."""
+    return folder / f"hung-{rank}.txt"
 
 
 def finished_report(folder: Path) -> Report | None:
-    """The report of a trial that ``finish`` ended, with its whole curve; None while it is not finished."""
+    """The report of a trial that ``finish`` ended, with its whole curve; None while it is not finished. ``ValueError``
+    where the file is damaged."""
     path = folder / "result.json"
     if not path.is_file():
         return None
-    result = json.loads(path.read_text())
+    try:
+        result = json.loads(path.read_bytes())
+        digest = result.pop("sha256")
+    except (ValueError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if digest != _digest(result):
+        raise ValueError(f"{path} is damaged: its checksum is wrong")
     return {**result["curve"][-1], "summary": result["summary"], "curve": result["curve"]}
 
 
-def _replace(path: Path, content: bytes) -> None:
+def _write_result(folder: Path, result: dict[str, Any]) -> None:
+    path = folder / "result.json"
     draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_bytes(content)
+    draft.write_text(json.dumps({**result, "sha256": _digest(result)}))
     os.replace(draft, path)
+
+
+def _digest(result: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(result).encode()).hexdigest()

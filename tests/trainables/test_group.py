@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 import ray
 
+from trainables.checkpoint import Checkpoints
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
 from trainables.group import Group, Resources
 from trainables.places import Places
 from trainables.trial import run
-from trainables.worker import Task, checkpoint_of, finished_report
+from trainables.worker import Task, finished_report
 
 pytestmark = pytest.mark.slow
 TWO = Resources(workers=2)
@@ -65,5 +66,5 @@ def test_stopped_between_two_epochs_it_frees_everything(task: Task) -> None:
     assert report is not None
     group.stop()
     assert soon(nothing_is_left)
-    assert checkpoint_of(task.folder).is_file()
+    assert Checkpoints(task.folder).files()
     assert finished_report(task.folder) is None

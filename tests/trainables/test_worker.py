@@ -1,7 +1,9 @@
 """A trial's process: killed and resumed it ends with the weights of an unbroken one; what it leaves in its folder."""
 
+import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,16 +15,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from trainables.checkpoint import Checkpoints
 from trainables.config import RRD, DataConfig, OptimizerConfig, TeacherConfig, TrialConfig
+from trainables.loop import Interrupted
 from trainables.places import Places
 from trainables.teacher import TeacherFile, make_teacher, with_weights
-from trainables.worker import Materials, Task, Worker, checkpoint_of, finished_report
+from trainables.watchdog import hung
+from trainables.weights import load_network
+from trainables.worker import Materials, Task, Worker, finished_report
 
 CPU = torch.device("cpu")
 CHILD = """
 import sys, torch
 from pathlib import Path
 from trainables.config import TrialConfig
+from trainables.loop import Interrupted
 from trainables.places import Places
 from trainables.worker import Task, Worker
 torch.set_num_threads(1)
@@ -97,7 +104,7 @@ def test_killed_and_resumed_ends_bit_for_bit_the_same(
                     break
             time.sleep(0.05)  # somewhere in the next epoch
             os.kill(child.pid, signal.SIGKILL)
-        assert checkpoint_of(tmp_path).is_file()
+        assert Checkpoints(tmp_path).files()
     subprocess.run(command, check=True, capture_output=True)
     same(tmp_path, unbroken)
     ours, theirs = finished_report(tmp_path), finished_report(unbroken)
@@ -132,17 +139,111 @@ def test_what_a_trial_leaves(config: TrialConfig, unbroken: Path) -> None:
     assert json.loads((unbroken / "result.json").read_text())["config_hash"] == config.config_hash
 
 
-def test_a_damaged_checkpoint_starts_the_trial_again(
-    config: TrialConfig, places: Places, unbroken: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("rungs", [(), (1, 2, 3)], ids=["plain", "rungs"])
+@pytest.mark.parametrize("batches", [1, 13], ids=str)
+def test_interrupted_in_the_middle_it_ends_bit_for_bit_the_same(
+    batches: int, rungs: tuple[int, ...], config: TrialConfig, places: Places, unbroken: Path, tmp_path: Path
+) -> None:
+    """Every so many batches, those for the teacher's table included."""
+    task = Task(config=config, places=places, folder=tmp_path, rungs=rungs)
+    worker, interrupts = interrupted_every(batches, task), 0
+    while not worker.finished:
+        try:
+            worker.epoch()
+        except Interrupted:
+            interrupts += 1
+            worker = interrupted_every(batches + interrupts, task)
+    worker.finish()
+    assert interrupts >= 2
+    same(tmp_path, unbroken)
+    ours, theirs = finished_report(tmp_path), finished_report(unbroken)
+    assert ours is not None
+    assert theirs is not None
+    for name in ("val_accuracy", "train_loss", "train_rrd_kl", "val_loss"):
+        assert [metrics[name] for metrics in ours["curve"]] == [metrics[name] for metrics in theirs["curve"]]
+
+
+def interrupted_every(batches: int, task: Task) -> Worker:
+    countdown = iter(range(batches))
+    return Worker(task, CPU, interrupted=lambda: next(countdown, None) is None)
+
+
+def damaged(file: Path, how: str) -> None:
+    content = bytearray(file.read_bytes())
+    if how == "truncated":
+        content = content[: len(content) // 2]
+    else:
+        content[len(content) // 2] ^= 4
+    file.write_bytes(bytes(content))
+
+
+@pytest.mark.parametrize("how", ["truncated", "bit flipped"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(
+    how: str, config: TrialConfig, places: Places, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    task = Task(config=config, places=places, folder=tmp_path)
+    worker = Worker(task, CPU)
+    worker._checkpoint_due = lambda: False  # type: ignore[method-assign]  # the test says when
+    for _ in range(3):
+        worker.epoch()
+        worker.write_checkpoint()
+    newest, before = Checkpoints(tmp_path).files()
+    damaged(newest, how)
+    assert Worker(task, CPU).training.epoch == 2
+    assert "damaged" in caplog.text
+    damaged(before, how)
+    assert Worker(task, CPU).training.epoch == 0
+    assert not Checkpoints(tmp_path).files()
+
+
+@pytest.mark.parametrize("how", ["truncated", "bit flipped"])
+@pytest.mark.parametrize("name", ["student.safetensors", "result.json"])
+def test_a_damaged_result_is_not_trusted(name: str, how: str, unbroken: Path, tmp_path: Path) -> None:
+    copied = Path(shutil.copytree(unbroken, tmp_path / "copy"))
+    damaged(copied / name, how)
+    with pytest.raises(ValueError, match="damaged"):
+        load_network(copied / name, "resnet8x4", 10) if name.endswith("safetensors") else finished_report(copied)
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(
+    config: TrialConfig, places: Places, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     worker = Worker(Task(config=config, places=places, folder=tmp_path), CPU)
     worker.epoch()
     worker.write_checkpoint()
-    whole = checkpoint_of(tmp_path).read_bytes()
-    checkpoint_of(tmp_path).write_bytes(whole[: len(whole) // 2])
-    again = Worker(Task(config=config, places=places, folder=tmp_path), CPU)
-    assert again.training.epoch == 0
-    assert "damaged" in caplog.text
+    before = Checkpoints(tmp_path).files()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    worker.epoch()
+    worker.write_checkpoint()
+    assert Checkpoints(tmp_path).files() == before
+    assert not list(tmp_path.glob(".checkpoint*"))
+
+
+@pytest.mark.slow
+def test_a_process_that_stands_still_ends_and_says_where(tmp_path: Path) -> None:
+    program = f"""
+import time
+from pathlib import Path
+from trainables.watchdog import Watchdog
+dog = Watchdog(Path({str(tmp_path)!r}) / "hung.txt", 1.0)
+for _ in range(15):
+    dog.alive()
+    time.sleep(0.1)
+dog.off()
+print("through", flush=True)
+dog.alive()
+def stand_still():
+    time.sleep(60)
+stand_still()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (1, "through\n")
+    assert hung(tmp_path / "hung.txt")
+    assert "stand_still" in (tmp_path / "hung.txt").read_text()
 
 
 def test_a_checkpoint_of_another_config_is_not_taken(config: TrialConfig, places: Places, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Batches: the images of one part on the device, as the schedule wants them in an epoch, or as they are."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -22,7 +22,8 @@ class Batches:
     """Serves the images ``ids`` of ``part`` (all of them where None) on ``device``.
 
     On the CPU they stay in the mapped file, which all processes share; another device holds them, padded, as uint8.
-    Whatever is given or yielded as an id or index is a position in ``part``.
+    Whatever is given or yielded as an id or index is a position in ``part``. ``watch`` is called before each batch; what
+    it raises ends the epoch there.
     """
 
     def __init__(
@@ -38,13 +39,15 @@ class Batches:
         )
         self._labels = torch.tensor(part.labels, device=self.device)
         self._normalise = Normalisation(part, self.device)
+        self.watch: Callable[[], None] | None = None
 
     def steps(self, batch_size: int) -> int:
         """Global batches in an epoch: a last one that would be smaller is dropped."""
         return len(self.ids) // batch_size
 
-    def epoch(self, epoch: int, batch_size: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
+    def epoch(self, epoch: int, batch_size: int, rank: int = 0, world: int = 1, first: int = 0) -> Iterator[Batch]:
         """This rank's share of each global batch of ``batch_size`` images: the rank-th of ``world`` contiguous slices.
+        ``first`` batches are left out.
 
         Every image comes once, in the order and view of that epoch (counted from 1), but for those of a last batch that
         would be smaller. ``ValueError`` unless ``world`` divides ``batch_size`` and there are images for one batch.
@@ -57,7 +60,7 @@ class Batches:
             raise ValueError(f"batch_size must be at most the {len(self.ids)} training images, got {batch_size}")
         local_size = batch_size // world
         in_order = self.schedule.order(epoch, self.ids)[: steps * batch_size]
-        mine = in_order.reshape(steps, world, local_size)[:, rank].reshape(-1)
+        mine = in_order.reshape(steps, world, local_size)[first:, rank].reshape(-1)
         return self._serve(mine, self.schedule.views_of(epoch, mine), local_size)
 
     def in_views_of(self, epoch: int, ids: np.ndarray) -> Iterator[Batch]:
@@ -77,6 +80,8 @@ class Batches:
     def _serve(self, ids: np.ndarray, views: np.ndarray, batch_size: int) -> Iterator[Batch]:
         all_ids, all_views = torch.tensor(ids, device=self.device), torch.tensor(views, device=self.device)  # one copy
         for indices, view in zip(all_ids.split(batch_size), all_views.split(batch_size), strict=True):
+            if self.watch is not None:
+                self.watch()
             yield Batch(self._normalise(self._crops(indices, view)), self._labels[indices], indices)
 
 
