@@ -36,7 +36,7 @@ class Search:
 
     def __post_init__(self) -> None:
         self.witness.mkdir(parents=True, exist_ok=True)
-        self._log = self.storage / "driver.log"
+        self.log = self.storage / "driver.log"
 
     @property
     def folder(self) -> Path:
@@ -61,7 +61,7 @@ class Search:
         command += ["--storage", str(self.storage), "--trials", str(self.trials), *self.options, *more]
         if self.mlflow_uri is not None:
             command += ["--mlflow-uri", self.mlflow_uri]
-        return Driver(command, self._log, self.witness, self.environment)
+        return Driver(command, self.log, self.witness, self.environment)
 
     def run(self, *more: str) -> "Driver":
         """Start, and wait for the end."""

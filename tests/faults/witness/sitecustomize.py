@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 WATCHED = {
-    "trainables.worker": ("Worker.epoch", "Worker.write_checkpoint", "Worker.finish"),
+    "trainables.worker": ("Worker.epoch", "Worker._epoch", "Worker.write_checkpoint", "Worker.finish"),
     "rrd_search.optuna_searcher": ("Study.propose", "Study.report", "Study.tell"),
     "rrd_search.record": ("Recorder.start_trial", "Recorder.epoch", "Recorder.end_trial", "Recorder.end_search"),
     "rrd_search.students": ("Students.ended",),
@@ -68,7 +68,7 @@ class Witness(importlib.abc.MetaPathFinder):
                 self.write(kind="begins", trial=trial, epoch=this.training.epoch + 1, rank=this.rank)
             self._strike(method, "before", this, trial)
             said = original(this, *arguments, **options)
-            if trial is not None:
+            if trial is not None and not name.startswith("_"):
                 self.write(kind=name, trial=trial, epoch=this.training.epoch, rank=this.rank)
             self._strike(method, "after", this, trial)
             return said
