@@ -1,4 +1,4 @@
-"""The tiny space, whose function fails for the trial with number 7 of a search, and for no sample that only tries it."""
+"""The tiny space, whose function fails for trial 7 of a search, and for no sample that only tries it."""
 
 import optuna
 import tiny_space

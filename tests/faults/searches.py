@@ -91,7 +91,7 @@ class Driver:
     def __init__(self, command: list[str], log: Path, witness: Path, environment: dict[str, str]) -> None:
         self._mark = uuid.uuid4().hex
         own = {"RRD_WITNESS": str(witness), MARK: self._mark, "COLUMNS": "150", "OMP_NUM_THREADS": "1"}
-        path = os.pathsep.join(str(folder) for folder in (HERE / "witness", ROOT))
+        path = os.pathsep.join(str(folder) for folder in (HERE / "witness", HERE, ROOT))
         self._log = log
         with log.open("wb") as output:
             self.process = subprocess.Popen(
