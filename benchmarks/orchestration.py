@@ -129,7 +129,7 @@ class MeasuredRun(SearchRun):
         with self.own.running():
             super().heard(tune_id, result)
 
-    def ended(self, tune_id: str, result: dict[str, Any], error: str | None) -> None:
+    def ended(self, tune_id: str, result: dict[str, Any], error: Any = None) -> None:
         self.spans[tune_id] = result["started"], time.time()
         self.pids[result["pid"]] = min(result["started"], self.pids.get(result["pid"], math.inf))
         with self.own.running():

@@ -15,8 +15,9 @@ from rrd_search.cluster import Cluster
 from rrd_search.optuna_searcher import Study
 from rrd_search.progress import Progress
 from rrd_search.record import Recorder
-from rrd_search.search import Plan, SearchRun, run_trials
+from rrd_search.search import Plan, SearchRun
 from rrd_search.space import Space
+from rrd_search.tuner import run_trials
 from trainables.group import Resources
 from trainables.places import Places
 

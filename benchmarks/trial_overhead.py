@@ -71,7 +71,7 @@ class Listening(SearchRun):
         super().__init__(*parts)
         self.told = told
 
-    def ended(self, tune_id: str, result: dict[str, Any], error: str | None) -> None:
+    def ended(self, tune_id: str, result: dict[str, Any], error: Any = None) -> None:
         assert error is None, error
         self.told[result["pid"]].append(result["times"])
         super().ended(tune_id, result, error)

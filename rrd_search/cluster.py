@@ -76,6 +76,16 @@ def check_fits(resources: Resources, nodes: list[dict[str, float]], where: str) 
             raise ValueError(f"{flag} {each:g}: {a_trial}, {where} has at most {most:g} on a node")
 
 
+def has_room(resources: Resources, nodes: list[dict[str, float]]) -> bool:
+    """Whether a trial fits at all."""
+    return workers_that_fit(resources, nodes) >= resources.workers
+
+
+def draining_nodes() -> set[str]:
+    """The ids of nodes that are about to be taken away: a spot instance with its notice, or one that scales down."""
+    return set(ray._private.state.state.get_draining_nodes())
+
+
 def workers_that_fit(resources: Resources, nodes: list[dict[str, float]]) -> int:
     """On these nodes together."""
     return sum(_on(resources, node) for node in nodes)

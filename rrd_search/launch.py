@@ -12,18 +12,18 @@ from rich.console import Console
 
 from rrd_search.begun import close, finished, open_study, send_rest, with_teacher
 from rrd_search.cluster import Cluster, check_fits, settled, this_machine
-from rrd_search.command import INTERRUPTED
 from rrd_search.optuna_searcher import Study
 from rrd_search.packing import Measured, choose, preflight
 from rrd_search.progress import Progress, percent
 from rrd_search.record import Recorder
 from rrd_search.request import AUTO, Request
-from rrd_search.search import Plan, SearchRun, run_trials
+from rrd_search.search import SPACE_ERRORS, Plan, SearchRun
 from rrd_search.search_file import SearchFile, read_search_file, teacher_facts
 from rrd_search.space import Space
 from rrd_search.space_check import check
 from rrd_search.stop_evidence import rung_evidence
 from rrd_search.students import forget_stopped
+from rrd_search.tuner import run_trials
 from trainables.config import TrialConfig
 from trainables.data.parts import load_training
 from trainables.group import Resources
@@ -42,7 +42,7 @@ class Launch:
         self.started = time.time()
 
     def run(self) -> int:
-        """Run what is left of the search. The exit code: that of Ctrl-C where trials are left, else 0."""
+        """Run what is left of the search. The exit code: that of the signal that stopped it, else 0."""
         self._say_what()
         cluster = Cluster(self.options.address)
         with contextlib.ExitStack() as stack:
@@ -62,8 +62,11 @@ class Launch:
             self._search_file(facts).write(self.request.folder)
             recorder = Recorder(self.request.folder, self.request.mlflow_uri, self.request.name)
             recorder.start_search(*self._recorded(facts))
-            self._trials(study, recorder, resources, cluster)
-        return self._end(study, recorder, facts)
+            run = self._trials(study, recorder, resources, cluster)
+        code = self._end(study, recorder, facts, run.signals.exit_code)
+        if len(run.space_errors) >= SPACE_ERRORS:
+            raise ValueError(run.space_errors[-1])
+        return code
 
     def _say_what(self) -> None:
         base, places = self.space.base, self.request.places
@@ -178,7 +181,7 @@ class Launch:
         tags |= {"rrd.independent_schedules": str(self.options.independent_schedules)}
         return params, tags | {f"rrd.teacher_{name}": str(value) for name, value in teacher.items()}
 
-    def _trials(self, study: Study, recorder: Recorder, resources: Resources, cluster: Cluster) -> None:
+    def _trials(self, study: Study, recorder: Recorder, resources: Resources, cluster: Cluster) -> SearchRun:
         hours = self.options.hours
         plan = Plan(
             folder=self.request.folder,
@@ -189,6 +192,7 @@ class Launch:
             epochs=self.space.base.epochs,
             resources=resources,
             max_concurrent=self.options.max_concurrent,
+            hang_seconds=60 * self.options.hang_minutes,
             deadline=self.started + 3600 * hours if hours else None,
         )
         known = [*study.trials(), *study.references()]
@@ -197,10 +201,12 @@ class Launch:
         total = self.trials + len(check(self.space).references)
         name = self.request.name
         with Progress(self.console, name=name, total=total, done=done, best=best.value if best else None) as progress:
-            run_trials(SearchRun(plan, study, recorder, progress, cluster))
+            run = SearchRun(plan, study, recorder, progress, cluster)
+            run_trials(run)
         forget_stopped(self.request.folder, study)
+        return run
 
-    def _end(self, study: Study, recorder: Recorder, teacher: dict[str, Any]) -> int:
+    def _end(self, study: Study, recorder: Recorder, teacher: dict[str, Any], code: int) -> int:
         running = any(trial.state == "running" for trial in [*study.trials(), *study.references()])
         whole = finished(study, self.space, self.trials) or (study.exhausted and not running)
         best = study.best()
@@ -216,7 +222,7 @@ class Launch:
         if whole:
             return 0
         self.console.print("\nThe search is not finished. The same command goes on with it.", highlight=False)
-        return 0 if self.options.hours else INTERRUPTED
+        return code
 
 
 def _make_teacher_there(base: TrialConfig, places: Places) -> Iterator[TeacherProgress | TeacherFile]:

@@ -71,6 +71,10 @@ class Progress:
             self.say(f"trial {row.trial_id} {state:8} {percent(row.value):>7} after epoch {row.epoch}  {row.told}")
             self._say_status()
 
+    def left(self, trial_id: str) -> None:
+        """A trial that is not done runs no longer."""
+        self.running.pop(trial_id)
+
     def tick(self) -> None:
         """Called often; speaks where nothing was said for a while."""
         if not self._live and time.monotonic() - self._spoken > LINE_SECONDS:

@@ -18,6 +18,7 @@ from rrd_search.search_file import AUDIT_STOPS
 from rrd_search.space import Space, load_space
 from rrd_search.tracking import check_tracking_uri
 from trainables.places import Places
+from trainables.watchdog import HANG_SECONDS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 AUTO = "auto"
@@ -83,6 +84,12 @@ def parser() -> Parser:
         type=gpu_share,
         metavar="SHARE",
         help="a fraction packs trials on a GPU, auto measures which is best; default: 1 where there are GPUs",
+    )
+    where.add_argument(
+        "--hang-minutes",
+        type=amount(0, exclusive=True),
+        default=HANG_SECONDS / 60,
+        help="without a single batch, after which a trial's process is ended and the trial tried again",
     )
     where.add_argument("--max-concurrent", type=whole(1), help="trials; default: as many as fit")
     return parser

@@ -1,41 +1,33 @@
-"""Ray Tune's side of a search: gives it configs, hears what trials report, and tells study, recorder and display."""
+"""A search while its trials run: what is started next, and who hears what of it: study, recorder and display."""
 
-import logging
-import os
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from ray import tune
-from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
-from rrd_search.cluster import Cluster, workers_that_fit
+from rrd_search.cluster import Cluster, draining_nodes, has_room, workers_that_fit
 from rrd_search.early_stopping import METRIC, RUNG_METRIC, SCHEDULERS, SPARED, Audits, Sparing
+from rrd_search.failures import Failure, Failures, failure_of
 from rrd_search.optuna_searcher import Proposal, Study
 from rrd_search.progress import Progress, Row
 from rrd_search.record import Recorder
-from rrd_search.students import Students, forget_trial
-from trainables.group import Resources
+from rrd_search.signals import Signals
+from rrd_search.students import Students, forget_trial, trial_folder
+from trainables.group import OUT_OF_MEMORY, Resources
+from trainables.interrupts import EVERYONE
 from trainables.places import Places
-from trainables.trial import Trial
+from trainables.watchdog import HANG_SECONDS
+from trainables.worker import stood_still
 
-RETRIES = 2  # of a trial whose process died; it goes on from its checkpoint
+LEAVE_SECONDS = 20.0  # in which trials that are asked to leave do so
+NODES_SECONDS = 2.0  # between two looks for nodes that are to be taken away
 REPORT_SECONDS = 1.0  # between two reports of a trial, at least
 REPORTS_PER_SECOND = 50  # of all trials together, which a driver takes easily
+SPACE_ERRORS = 3  # after which nothing new is proposed
 CAPACITY_SECONDS = 5.0  # for which the cluster's size is taken as known
-WAITING_BYTES = 2**20  # a process that only waits; Ray counts this, and limits nothing by it
-NEVER = "1000000"  # seconds: the study is what a search resumes from, so Tune need not save its own state
-SETTINGS = {
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_GLOBAL_CHECKPOINT_S": NEVER,
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_MAX_PENDING_TRIALS_PG": "32",  # as many may start at once; the searcher holds back what does not fit
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box whatever it is told
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,6 +43,11 @@ class Plan:
     max_concurrent: int | None
     deadline: float | None  # time.time() at which everything stops
     audit_stops: int = 0  # trials that early stopping would end, but that run on
+    hang_seconds: float = HANG_SECONDS  # without a batch, after which a trial's process is ended
+
+
+class TookTooLong(Exception):
+    """Trials that were asked to leave have not done so. They will go on from their last checkpoints."""
 
 
 class SearchRun:
@@ -67,15 +64,23 @@ class SearchRun:
         self._capacity, self._capacity_read = 0, 0.0
         self._seconds: list[float] = []  # that complete trials took
         self._started: dict[str, float] = {}
+        self._failures = Failures()
+        self._room: dict[str, float] = {}  # how many times the usual resources a trial gets, by its id
+        self.interrupts: Any = None  # the actor, while trials run
+        self.signals = Signals()
+        self.space_errors: list[str] = []  # of proposals that the space's function failed to make
+        self._left: float | None = None  # time.monotonic() when all were asked to leave
+        self._leaving_nodes: set[str] = set()
+        self._nodes_read = 0.0
 
     def next(self, tune_id: str) -> dict[str, Any] | str | None:
         """The Tune config of the next trial; None while there is no room for one; FINISHED after the last."""
-        if self.over() or self._too_late():
+        if self.leaving or self._too_late():
             return str(Searcher.FINISHED)
         if len(self._running) >= self.capacity():
             return None
         if not self._waiting:
-            proposal = self.study.propose() if self._proposed < self.plan.trials else None
+            proposal = self._propose() if self._proposed < self.plan.trials else None
             if proposal is None:
                 return str(Searcher.FINISHED)
             self._proposed += 1
@@ -84,8 +89,48 @@ class SearchRun:
         self._start(tune_id, proposal)
         return self._tune_config(proposal)
 
-    def over(self) -> bool:
-        return self.plan.deadline is not None and time.time() >= self.plan.deadline
+    def _propose(self) -> Proposal | None:
+        """None where there is no other. A space that fails for one trial is asked for the next one; where it fails time
+        and again, what runs comes to its end."""
+        while len(self.space_errors) < SPACE_ERRORS:
+            try:
+                return self.study.propose()
+            except ValueError as error:
+                self.space_errors.append(str(error))
+                self.progress.say(f"a proposal failed: {error}")
+        return None
+
+    @property
+    def leaving(self) -> bool:
+        """Whether all trials were asked to leave. They go on at the next start."""
+        return self._left is not None
+
+    def leave(self, why: str) -> None:
+        """Ask all running trials to write a checkpoint and end."""
+        if self._left is None:
+            self._left = time.monotonic()
+            self.progress.say(why)
+            self.interrupts.ask.remote(EVERYONE)
+
+    def tick(self) -> None:
+        """Called often. ``TookTooLong`` where trials do not leave."""
+        self.progress.tick()
+        if self.signals.received is not None:
+            self.leave("stopping: running trials write checkpoints (Ctrl-C again ends at once)")
+        if self.plan.deadline is not None and time.time() >= self.plan.deadline:
+            self.leave("the time is up: running trials write checkpoints")
+        if self._left is not None and self._running and time.monotonic() - self._left > LEAVE_SECONDS:
+            raise TookTooLong
+        if time.monotonic() - self._nodes_read > NODES_SECONDS:
+            self._leave_nodes()
+            self._nodes_read = time.monotonic()
+
+    def _leave_nodes(self) -> None:
+        """Trials on nodes that are about to be taken away go on elsewhere."""
+        for node in draining_nodes() - self._leaving_nodes:
+            self.progress.say("a node is to be taken away: its trials write checkpoints, and go on elsewhere")
+            self._leaving_nodes.add(node)
+            self.interrupts.ask.remote(node)
 
     def capacity(self) -> int:
         """How many trials fit on the nodes that are alive, at least one: it makes an autoscaler start a node."""
@@ -109,15 +154,21 @@ class SearchRun:
             self.recorder.epoch(proposal.trial_id, epoch, shown)
             self.progress.epoch(proposal.trial_id, epoch, metrics[METRIC])
 
-    def ended(self, tune_id: str, result: dict[str, Any], error: str | None) -> None:
-        """A trial ended: by its last epoch, by the scheduler, or by an error; each is told as what it is."""
+    def ended(self, tune_id: str, result: dict[str, Any], error: Any = None) -> None:
+        """A trial ended: by its last epoch, by the scheduler, by an error, or because it was asked to leave; each is
+        told as what it is. One that left, or may be tried again, waits for its turn."""
         proposal = self._running.pop(tune_id)
+        failure = self._failure(proposal.trial_id, result, error)
+        if result.get("interrupted") or (failure is not None and self._tries_again(proposal, failure)):
+            self.progress.left(proposal.trial_id)
+            self._waiting.appendleft(proposal)
+            return
         epoch, value = int(result.get("epoch", 0)), result.get(METRIC)
-        reason = error or result.get("failed")
-        if reason is not None:
+        if failure is not None:
             state = "failed"
         else:
             state = "complete" if epoch >= proposal.config.epochs else "pruned"
+        reason = None if failure is None else str(failure)
         tags = {"rrd.failure": reason} if reason else {}
         if (audited := self.study.audited(proposal.trial_id)) is not None:
             tags["rrd.audited_at_epoch"] = str(audited)
@@ -133,6 +184,28 @@ class SearchRun:
         if reason:
             self.progress.say(f"trial {proposal.trial_id} failed: {reason}")
         self.progress.finished(proposal.trial_id, state, counts=not proposal.reference)
+
+    def _failure(self, trial_id: str, result: dict[str, Any], error: Any) -> Failure | None:
+        if "failed" in result:
+            return Failure(result["kind"], result["failed"])
+        return None if error is None else failure_of(error, stood_still(trial_folder(self.plan.folder, trial_id)))
+
+    def _tries_again(self, proposal: Proposal, failure: Failure) -> bool:
+        if not self._failures.retries(proposal.trial_id, failure):
+            return False
+        if failure.kind == OUT_OF_MEMORY:
+            if not has_room(self._resources(2), self.cluster.nodes()):
+                return False
+            self._room[proposal.trial_id] = 2
+        self.progress.say(f"trial {proposal.trial_id} goes on from its last checkpoint ({failure})")
+        return True
+
+    def _resources(self, room: float) -> Resources:
+        """Of a trial that gets ``room`` times the usual: fewer others then run beside it."""
+        usual = self.plan.resources
+        if usual.gpus_per_worker:
+            return replace(usual, gpus_per_worker=min(room * usual.gpus_per_worker, max(1.0, usual.gpus_per_worker)))
+        return replace(usual, cpus_per_worker=int(room * usual.cpus_per_worker))
 
     def scheduler(self) -> Sparing:
         """Early stopping that knows what earlier processes saw."""
@@ -162,6 +235,9 @@ class SearchRun:
             "table_gb": self.plan.places.table_gb,
             "folder": str(self.plan.folder),
             "resources": self.plan.resources.__dict__,
+            "room": self._resources(self._room.get(proposal.trial_id, 1)).__dict__,
+            "interrupts": self.interrupts,
+            "hang_seconds": self.plan.hang_seconds,
             "rungs": [] if proposal.reference else list(self._judge.rungs(proposal.config)),
             "report_seconds": max(REPORT_SECONDS, self.capacity() / REPORTS_PER_SECOND),
             SPARED: spared,
@@ -181,92 +257,3 @@ def told(point: str | None, params: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
-
-
-def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> None:
-    """Run the search's trials to their end on the Ray that is initialised. Returns early at the deadline or Ctrl-C;
-    what was running then goes on at the next start. Another ``trial_class`` must report as ``Trial`` does."""
-    os.environ.update(SETTINGS)
-    logging.getLogger("ray.tune").setLevel(logging.ERROR)
-    resources = run.plan.resources
-    # The workers of a TorchTrainer bring their own placement group; the trial that waits for them takes no CPU, and
-    # Tune wants it to take something.
-    alone: dict[str, float] = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
-    request: dict[str, float] = alone if resources.workers == 1 else {"memory": WAITING_BYTES}
-    tuner = tune.Tuner(
-        tune.with_resources(trial_class, tune.PlacementGroupFactory([request])),
-        tune_config=tune.TuneConfig(
-            num_samples=-1,
-            search_alg=_Suggest(run),
-            scheduler=run.scheduler(),
-            reuse_actors=True,
-            trial_dirname_creator=lambda trial: trial.trial_id,
-        ),
-        run_config=tune.RunConfig(
-            name="tune",
-            storage_path=str(run.plan.folder),
-            callbacks=[_Hear(run)],
-            stop=_Deadline(run),
-            failure_config=tune.FailureConfig(max_failures=RETRIES),
-            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
-            verbose=0,
-        ),
-    )
-    tuner.fit()
-
-
-class _Driver:
-    """Tune saves its parts with pickle; these belong to this process and are not saved."""
-
-    run: SearchRun
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}
-
-
-class _Suggest(_Driver, Searcher):
-    def __init__(self, run: SearchRun) -> None:
-        super().__init__(metric=METRIC, mode="max")
-        self.run = run
-
-    def suggest(self, trial_id: str) -> Any:
-        return self.run.next(trial_id)
-
-    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
-        """Heard in the callback, which also learns the error."""
-
-    def save(self, checkpoint_path: str) -> None:
-        Path(checkpoint_path).touch()
-
-    def restore(self, checkpoint_path: str) -> None:
-        raise AssertionError("a search resumes from its study")
-
-
-class _Hear(_Driver, tune.Callback):
-    def __init__(self, run: SearchRun) -> None:
-        self.run = run
-
-    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
-        self.run.progress.tick()
-
-    def on_trial_result(self, iteration: int, trials: Any, trial: TuneTrial, result: dict[str, Any], **_: Any) -> None:
-        self.run.heard(trial.trial_id, result)
-
-    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self.run.ended(trial.trial_id, trial.last_result, None)
-
-    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        error = trial.get_error()
-        said = str(getattr(error, "cause", None) or error or "").strip().splitlines() or ["its process died"]
-        self.run.ended(trial.trial_id, trial.last_result, said[-1])
-
-
-class _Deadline(_Driver, tune.Stopper):
-    def __init__(self, run: SearchRun) -> None:
-        self.run = run
-
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        return False
-
-    def stop_all(self) -> bool:
-        return self.run.over()

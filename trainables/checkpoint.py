@@ -35,11 +35,11 @@ class Checkpoints:
         number = int(older[0].stem.split("-")[1]) + 1 if older else 1
         draft = self.folder / f".checkpoint.{os.getpid()}"
         try:
-            with draft.open("wb") as file:
-                file.write(content)
-                file.write(hashlib.sha256(content).digest())
-                file.flush()
-                os.fsync(file.fileno())  # or a power cut could leave the name without the content
+            with draft.open("wb") as written:
+                written.write(content)
+                written.write(hashlib.sha256(content).digest())
+                written.flush()
+                os.fsync(written.fileno())  # or a power cut could leave the name without the content
             draft.replace(self.folder / f"checkpoint-{number:06d}.pt")
         except OSError:
             draft.unlink(missing_ok=True)

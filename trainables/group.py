@@ -2,10 +2,12 @@
 stopped between two of them."""
 
 import contextlib
+import json
 import logging
 import os
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -18,7 +20,8 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
 from trainables import cpu
-from trainables.worker import Report, Task, Worker, finished_report
+from trainables.interrupts import Heard, start_interrupts
+from trainables.worker import Report, Task, Worker, earlier_report
 
 # Ray Train looks at its workers every 2 s by default, which makes a report take 2 s; and each trial would start three
 # more processes to watch for what a search watches itself.
@@ -29,6 +32,8 @@ SETTINGS = {
 }
 STOP_SECONDS = 60  # in which all ranks end their epoch and the trainer returns
 RESTARTS = 2  # of the workers of a trial, after one of them died
+OUT_OF_MEMORY, REFUSED = "out of memory", "cannot be trained"  # kinds of errors
+NO_MEMORY = ("out of memory", "can't allocate memory")  # as PyTorch, cuDNN and the CPU's allocator say it
 log = logging.getLogger(__name__)
 
 
@@ -42,14 +47,19 @@ class Resources:
 
 
 class Group:
-    """The workers of one trial. ``next_epoch`` until it gives None; ``stop`` at any time; both raise their errors."""
+    """The workers of one trial. ``next_epoch`` until it gives None; ``stop`` at any time; both raise their errors.
 
-    def __init__(self, task: Task, resources: Resources) -> None:
+    ``interrupts``: an actor that can ask it to leave, its own where None. All ranks then leave after the epoch they are
+    in, with a checkpoint.
+    """
+
+    def __init__(self, task: Task, resources: Resources, interrupts: Any = None) -> None:
         os.environ.update(SETTINGS)
+        self._task = task
         self._reports = Queue(0, actor_options={"num_cpus": 0})
-        flag: Any = ray.remote(_Flag)
-        self._flag = flag.options(num_cpus=0).remote()
-        plan = {"task": task, "flag": self._flag, "threads": resources.cpus_per_worker}
+        self._interrupts = interrupts or start_interrupts()
+        _refusal(task).unlink(missing_ok=True)
+        plan = {"task": task, "interrupts": self._interrupts, "threads": resources.cpus_per_worker}
         per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
         backend = "nccl" if resources.gpus_per_worker else "gloo"
         trainer = TorchTrainer(
@@ -78,6 +88,8 @@ class Group:
             with contextlib.suppress(Empty):
                 return dict(self._reports.get(timeout=0.3))
             if not self._fitting.is_alive() and self._reports.empty():
+                if _refusal(self._task).is_file():
+                    raise _error_of(json.loads(_refusal(self._task).read_text()))
                 if self._error is not None:
                     raise self._error
                 return None
@@ -90,12 +102,13 @@ class Group:
 
     def stop(self) -> None:
         """All ranks leave after the epoch they are in, and everything that the trial started is gone on return."""
-        ray.get(self._flag.raise_.remote())
+        trial_id = self._task.folder.name
+        ray.get(self._interrupts.ask.remote(trial_id))
         self._fitting.join(STOP_SECONDS)
         if self._fitting.is_alive():
             log.error("a trial's workers have not stopped within %s s", STOP_SECONDS)
         self._reports.shutdown(force=True)
-        ray.kill(self._flag)
+        ray.get(self._interrupts.withdraw.remote(trial_id))
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
@@ -105,45 +118,61 @@ class Group:
 
 
 def train_ranks(plan: dict[str, Any]) -> None:
-    """What Ray Train runs in each worker."""
-    device = ray.train.torch.get_device()
+    """What Ray Train runs in each worker. What cannot be trained is not tried again: the reason is left in a file, and
+    the workers that Train starts in place of these return at once."""
+    if _refusal(plan["task"]).is_file():
+        return
+    try:
+        _train_ranks(plan)
+    except Exception as error:
+        if (kind := refused(error)) is not None:
+            _refusal(plan["task"]).write_text(json.dumps({"kind": kind, "reason": str(error)}))
+        raise
+
+
+def _train_ranks(plan: dict[str, Any]) -> None:
+    task, device = plan["task"], ray.train.torch.get_device()
     if device.type == "cpu":
         cpu.settle(plan["threads"])
     else:
         torch.cuda.set_device(device)
-    if (known := finished_report(plan["task"].folder)) is not None:  # this worker's forerunner died after the end
+    heard = Heard(plan["interrupts"])
+    if (known := earlier_report(task)) is not None:  # this worker's forerunner died after the end
         return ray.train.report(known)
-    worker = Worker(plan["task"], device)
+    worker = Worker(task, device)
     while not worker.finished:
         worker.epoch()
         if worker.finished:
             worker.finish()
         ray.train.report(worker.report())
-        if _stop_raised(plan["flag"], worker.rank, device):
+        if not worker.finished and _any_rank(heard.leaves(task.folder.name), device):
+            if worker.rank == 0:
+                worker.write_checkpoint()
             return
 
 
-def _stop_raised(flag: Any, rank: int, device: torch.device) -> bool:
-    """What rank 0 sees, told to all, so that all leave in the same epoch."""
-    raised = torch.zeros(1, device=device)
-    if rank == 0:
-        try:
-            raised[0] = float(ray.get(flag.get.remote()))
-        except ray.exceptions.RayActorError:  # whoever would raise it is gone
-            raised[0] = 1.0
-    dist.broadcast(raised, 0)
-    return bool(raised.item())
+def _any_rank(yes: bool, device: torch.device) -> bool:
+    """Whether it is so on one of them, told to all, so that all leave after the same epoch."""
+    said = torch.tensor(float(yes), device=device)
+    dist.all_reduce(said, dist.ReduceOp.MAX)
+    return bool(said.item())
 
 
-class _Flag:
-    def __init__(self) -> None:
-        self.up = False
+def refused(error: BaseException) -> str | None:
+    """The kind of an error that would only come again: a config or data that cannot be trained, or no memory for it."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return OUT_OF_MEMORY
+    if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY):
+        return OUT_OF_MEMORY
+    return REFUSED if isinstance(error, ValueError) else None
 
-    def raise_(self) -> None:
-        self.up = True
 
-    def get(self) -> bool:
-        return self.up
+def _error_of(refusal: dict[str, str]) -> Exception:
+    return MemoryError(refusal["reason"]) if refusal["kind"] == OUT_OF_MEMORY else ValueError(refusal["reason"])
+
+
+def _refusal(task: Task) -> Path:
+    return task.folder / "refused.json"
 
 
 class _Bridge(UserCallback):

@@ -1,8 +1,10 @@
 """One TrialConfig as a Tune Trainable, on one worker in this process or on many, and ``run`` for use without Tune."""
 
 import math
+import signal
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +13,29 @@ from ray import tune
 
 from trainables import cpu
 from trainables.config import TrialConfig
-from trainables.group import Group, Resources
+from trainables.group import OUT_OF_MEMORY, Group, Resources, refused
+from trainables.interrupts import Heard
+from trainables.loop import Interrupted
 from trainables.places import Places
-from trainables.worker import Materials, Report, Task, Worker, finished_report
+from trainables.worker import Materials, Report, Task, Worker, earlier_report
+
+DIVERGED = "diverged"  # a kind of failure, beside those of ``group``
 
 
 class Inline:
     """A trial on one worker, in this process."""
 
-    def __init__(self, task: Task, resources: Resources, materials: Materials | None = None) -> None:
+    def __init__(
+        self,
+        task: Task,
+        resources: Resources,
+        materials: Materials | None = None,
+        interrupted: Callable[[], bool] = lambda: False,
+    ) -> None:
         device = torch.device("cuda", 0) if resources.gpus_per_worker else torch.device("cpu")
         if device.type == "cpu":
             cpu.settle(resources.cpus_per_worker)
-        self.worker = Worker(task, device, materials)
+        self.worker = Worker(task, device, materials, interrupted)
 
     def next_epoch(self) -> Report | None:
         """Train one epoch; None when there is none left."""
@@ -57,32 +69,47 @@ def run(task: Task, resources: Resources) -> Iterator[Report]:
 
 class Trial(tune.Trainable):
     """What Tune runs. Its config: ``trial_id``, ``config`` (a plain TrialConfig), ``storage``, ``data_root``,
-    ``folder`` (of the search), ``resources``, ``rungs``, ``report_seconds``. A class, because Tune awaits the end of a
-    class and not of a function.
+    ``folder`` (of the search), ``resources``, ``rungs``, ``report_seconds``, ``hang_seconds``, and ``interrupts``, an
+    actor or None. A class, because Tune awaits the end of a class and not of a function.
+
+    Asked to leave, by the driver or by SIGTERM, it writes a checkpoint and ends as ``interrupted``.
     """
 
     def setup(self, config: dict[str, Any]) -> None:
         self.running: Inline | Group | None = None
         self.materials: Materials | None = None
+        self._terminated = threading.Event()
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, self._terminate)
+        self._heard = Heard(config["interrupts"]) if config["interrupts"] is not None else None
         self._begin(config)
 
     def step(self) -> dict[str, Any]:
         """The next epochs: to the next rung, to the end, or until ``report_seconds`` have passed since the last report.
 
-        A config or data that cannot be trained ends the trial as ``failed``, without a retry.
+        A trial that cannot be trained, or not in this memory, ends as ``failed``; other errors are raised.
         """
+        nothing = {"epoch": 0, "val_accuracy": float("nan"), "done": True}
         try:
             if self._error is not None:
                 raise self._error
             return self._next_epochs()
-        except ValueError as error:
-            return {"epoch": 0, "val_accuracy": float("nan"), "failed": str(error), "done": True}
+        except Interrupted:
+            return {**nothing, "interrupted": True}
+        except Exception as error:
+            if (kind := refused(error)) is None:
+                raise
+            if kind == OUT_OF_MEMORY:
+                self._free()
+            return {**nothing, "failed": str(error), "kind": kind}
         finally:
             self._reported = time.monotonic()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial in the same process: images and teacher stay where they are."""
+        """Take the next trial in the same process, where images and teacher stay as they are; unless it is to end."""
         self.cleanup()
+        if self._terminated.is_set() or (self._heard is not None and self._heard.node_leaves):
+            return False
         self._begin(new_config)
         return True
 
@@ -107,11 +134,12 @@ class Trial(tune.Trainable):
     def _next_epochs(self) -> dict[str, Any]:
         task = self._task()
         if self.running is None:
-            if (known := finished_report(task.folder)) is not None:  # the driver died before it heard of it
+            if (known := earlier_report(task)) is not None:  # the driver died before it heard of it
                 return self._result(known)
             self.running = self._start(task)
         report = self.running.next_epoch()
-        assert report is not None, "a trial is asked for epochs only while it has some"
+        if report is None:
+            raise Interrupted
         return self._result(self._with_more(report, task.rungs))
 
     def _with_more(self, report: Report, rungs: tuple[int, ...]) -> Report:
@@ -132,8 +160,8 @@ class Trial(tune.Trainable):
     def _start(self, task: Task) -> Inline | Group:
         resources = Resources(**self.plan["resources"])
         if resources.workers > 1:
-            return Group(task, resources)
-        trial = Inline(task, resources, self.materials)
+            return Group(task, resources, self.plan["interrupts"])
+        trial = Inline(task, resources, self.materials, self._leaves)
         self.materials = trial.worker.materials
         return trial
 
@@ -143,9 +171,25 @@ class Trial(tune.Trainable):
         )
         folder = Path(self.plan["folder"]) / "trials" / self.plan["trial_id"]
         config = TrialConfig.from_dict(self.plan["config"])
-        return Task(config=config, places=places, folder=folder, rungs=tuple(self.plan["rungs"]))
+        rungs, hang_seconds = tuple(self.plan["rungs"]), self.plan["hang_seconds"]
+        return Task(config=config, places=places, folder=folder, rungs=rungs, hang_seconds=hang_seconds)
+
+    def _leaves(self) -> bool:
+        heard = self._heard is not None and self._heard.leaves(self.plan["trial_id"])
+        return heard or self._terminated.is_set()
+
+    def _terminate(self, *_: Any) -> None:
+        if self.running is None:
+            raise SystemExit
+        self._terminated.set()
+
+    def _free(self) -> None:
+        self.running = self.materials = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _result(self, report: Report) -> dict[str, Any]:
         if not math.isfinite(report["train_loss"]):
-            return {**report, "failed": f"the training loss diverged in epoch {report['epoch']}", "done": True}
+            failed = f"the training loss diverged in epoch {report['epoch']}"
+            return {**report, "failed": failed, "kind": DIVERGED, "done": True}
         return {**report, "done": report["epoch"] >= self.plan["config"]["epochs"]}

@@ -10,9 +10,9 @@ ARMED_EVERY = 0.05  # of that time: arming starts a thread, which takes longer t
 
 
 class Watchdog:
-    """Armed by ``alive``. Where that is not called again for ``seconds``, the process ends with exit code 1, and ``file``
-    holds the stack of each of its threads: also where a library hangs and no Python runs any more. One at a time in a
-    process.
+    """Armed by ``alive``. Where that is not called again for ``seconds``, the process ends with exit code 1, and
+    ``file`` holds the stack of each of its threads: also where a library hangs and no Python runs any more. One at a
+    time in a process.
     """
 
     def __init__(self, file: Path, seconds: float = HANG_SECONDS) -> None:

@@ -26,12 +26,13 @@ from trainables.ranks import own_rank, sum_over_ranks, world_size
 from trainables.rungs import WeightAverage
 from trainables.teacher import LiveTeacher, no_teacher, stored_teacher
 from trainables.teacher_table import TeacherTable
-from trainables.watchdog import HANG_SECONDS, Watchdog
+from trainables.watchdog import HANG_SECONDS, Watchdog, hung
 from trainables.weights import load_network, save_weights
 
 Metrics = dict[str, float]
 Report = dict[str, Any]
 CHECKPOINT_SHARE = 0.05  # of the time goes into writing checkpoints, at most
+RESULT = "result.json"
 log = logging.getLogger(__name__)
 
 
@@ -288,24 +289,53 @@ def hang_file(folder: Path, rank: int = 0) -> Path:
     return folder / f"hung-{rank}.txt"
 
 
+def stood_still(folder: Path) -> bool:
+    """Whether a process of the trial was ended by its watchdog."""
+    return any(hung(file) for file in folder.glob("hung-*.txt"))
+
+
 def finished_report(folder: Path) -> Report | None:
     """The report of a trial that ``finish`` ended, with its whole curve; None while it is not finished. ``ValueError``
     where the file is damaged."""
-    path = folder / "result.json"
+    return None if (result := _read_result(folder)) is None else _report_of(result)
+
+
+def earlier_report(task: Task) -> Report | None:
+    """As ``finished_report``, of a process that ended before it was heard. A damaged result, or one of another config
+    under the same id, is deleted, and the trial runs again."""
+    path = task.folder / RESULT
+    try:
+        result = _read_result(task.folder)
+    except ValueError as damage:
+        log.warning("%s: the trial runs again", damage)
+    else:
+        if result is None or result["config_hash"] == task.config.config_hash:
+            return None if result is None else _report_of(result)
+        log.warning("%s is of config %s: the trial runs", path, result["config_hash"])
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _report_of(result: dict[str, Any]) -> Report:
+    return {**result["curve"][-1], "summary": result["summary"], "curve": result["curve"]}
+
+
+def _read_result(folder: Path) -> dict[str, Any] | None:
+    path = folder / RESULT
     if not path.is_file():
         return None
     try:
-        result = json.loads(path.read_bytes())
+        result: dict[str, Any] = json.loads(path.read_bytes())
         digest = result.pop("sha256")
     except (ValueError, AttributeError, KeyError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     if digest != _digest(result):
         raise ValueError(f"{path} is damaged: its checksum is wrong")
-    return {**result["curve"][-1], "summary": result["summary"], "curve": result["curve"]}
+    return result
 
 
 def _write_result(folder: Path, result: dict[str, Any]) -> None:
-    path = folder / "result.json"
+    path = folder / RESULT
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.write_text(json.dumps({**result, "sha256": _digest(result)}))
     os.replace(draft, path)

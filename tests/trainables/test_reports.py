@@ -1,11 +1,14 @@
 """When a one-worker trial reports to Tune: at rungs, at its end, and else not more often than it is asked to."""
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from trainables.checkpoint import Checkpoints
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
 from trainables.trial import Inline, Trial
 
@@ -21,7 +24,7 @@ def plan(storage: Path, folder: Path, **more: Any) -> dict[str, Any]:
     config = TrialConfig(data=data, teacher=TeacherConfig(), loss=RRD.Config(weight=0), epochs=4)
     places = {"storage": str(storage), "data_root": str(storage), "table_gb": 1.0, "folder": str(folder)}
     plain = {"trial_id": "00000", "config": config.to_dict(), "resources": {"workers": 1, "cpus_per_worker": 1}}
-    return plain | places | {"rungs": [], "report_seconds": 1000.0} | more
+    return plain | places | {"rungs": [], "report_seconds": 1000.0, "hang_seconds": 60.0, "interrupts": None} | more
 
 
 def epochs(report: dict[str, Any]) -> list[int]:
@@ -45,9 +48,18 @@ def test_reports(rungs: list[int], seconds: float, expected: list[list[int]], st
     assert reports[-1]["summary"]["epochs_run"] == 4
 
 
-@pytest.mark.parametrize("error", [ValueError("no such thing"), RuntimeError("out of memory")], ids=["ours", "other"])
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("no such thing"), "cannot be trained"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "out of memory"),
+        (RuntimeError("a bug"), None),
+    ],
+    ids=["value", "CUDA memory", "CPU memory", "other"],
+)
 def test_what_was_trained_before_an_error_is_reported_first(
-    error: Exception, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, kind: str | None, storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = Inline.next_epoch
 
@@ -59,12 +71,26 @@ def test_what_was_trained_before_an_error_is_reported_first(
     monkeypatch.setattr(Inline, "next_epoch", fails_in_the_third)
     trial = Trial(plan(storage, tmp_path))
     assert epochs(trial.step()) == [1, 2]
-    if isinstance(error, ValueError):
-        assert trial.step() == {"epoch": 0, "val_accuracy": pytest.approx(float("nan"), nan_ok=True), "done": True,
-                                "failed": "no such thing"}  # fmt: skip
-    else:
-        with pytest.raises(RuntimeError, match="out of memory"):
+    if kind is None:
+        with pytest.raises(RuntimeError, match="a bug"):
             trial.step()
+    else:
+        report = trial.step()
+        assert (report["done"], report["failed"], report["kind"]) == (True, str(error), kind)
     monkeypatch.undo()
     trial.reset_config(plan(storage, tmp_path / "next"))
     assert epochs(trial.step()) == [1, 2, 3, 4]
+
+
+def test_sigterm_leaves_a_checkpoint(storage: Path, tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    trial = Trial(plan(storage, tmp_path, report_seconds=0.0))
+    assert epochs(trial.step()) == [1]
+    Checkpoints(tmp_path / "trials" / "00000").delete()
+    os.kill(os.getpid(), signal.SIGTERM)
+    report = trial.step()
+    assert (report["done"], report["interrupted"]) == (True, True)
+    assert not trial.reset_config(plan(storage, tmp_path / "next"))
+    again = Trial(plan(storage, tmp_path))
+    assert epochs(again.step()) == [1, 2, 3, 4]
+    signal.signal(signal.SIGTERM, before)

@@ -22,8 +22,8 @@ class Batches:
     """Serves the images ``ids`` of ``part`` (all of them where None) on ``device``.
 
     On the CPU they stay in the mapped file, which all processes share; another device holds them, padded, as uint8.
-    Whatever is given or yielded as an id or index is a position in ``part``. ``watch`` is called before each batch; what
-    it raises ends the epoch there.
+    Whatever is given or yielded as an id or index is a position in ``part``. ``watch`` is called before each batch;
+    what it raises ends the epoch there.
     """
 
     def __init__(

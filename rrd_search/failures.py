@@ -1,0 +1,54 @@
+"""Why a trial did not end by itself, in kinds, and how often it is tried again for each."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from ray.exceptions import OutOfMemoryError, RayActorError
+
+from trainables.group import OUT_OF_MEMORY
+
+PREEMPTED, HUNG, NODE_LOST, DIED, ERROR = "preempted", "stood still", "node lost", "process died", "error"
+# Each time from the last checkpoint. What would only come again has no retry: a config or data that cannot be trained,
+# a loss that diverged.
+RETRIES = {OUT_OF_MEMORY: 1, HUNG: 1, ERROR: 1, DIED: 3, NODE_LOST: 10}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """``kind`` is one of those of ``trainables.trial`` or of this module."""
+
+    kind: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.reason}"
+
+
+class Failures:
+    """Of the trials of this process. Preemption counts for nothing, however often."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str]] = Counter()
+
+    def retries(self, trial_id: str, failure: Failure) -> bool:
+        """Whether the trial is to be tried again; counts it."""
+        if failure.kind == PREEMPTED:
+            return True
+        self._counts[trial_id, failure.kind] += 1
+        return self._counts[trial_id, failure.kind] <= RETRIES.get(failure.kind, 0)
+
+
+def failure_of(error: Any, hung: bool) -> Failure:
+    """Of an error that a trial's actor raised, or that Ray raised in its place. ``hung``: its watchdog ended it."""
+    said = str(getattr(error, "cause", None) or error or "").strip().splitlines() or ["no reason is known"]
+    if hung:
+        return Failure(HUNG, "no batch was done in time; the stack of its process is in its folder")
+    if isinstance(error, OutOfMemoryError):
+        return Failure(OUT_OF_MEMORY, said[0])
+    if isinstance(error, RayActorError):
+        if error.preempted:
+            return Failure(PREEMPTED, "its node was taken away")
+        lost = "its node has died" in str(error)  # as Ray says it, which has no class for it
+        return Failure(NODE_LOST, "its node died") if lost else Failure(DIED, "its process died")
+    return Failure(ERROR, said[-1])

@@ -1,0 +1,110 @@
+"""Ray Tune's side of a search: it runs the trials that it is given, and passes on what they report."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+from ray.tune.experiment import Trial as TuneTrial
+from ray.tune.search import Searcher
+
+from rrd_search.early_stopping import METRIC
+from rrd_search.search import SearchRun, TookTooLong
+from trainables.group import Resources
+from trainables.interrupts import start_interrupts
+from trainables.trial import Trial
+
+WAITING_BYTES = 2**20  # a process that only waits; Ray counts this, and limits nothing by it
+NEVER = "1000000"  # seconds: the study is what a search resumes from, so Tune need not save its own state
+SETTINGS = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_GLOBAL_CHECKPOINT_S": NEVER,
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "32",  # as many may start at once; the searcher holds back what does not fit
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box whatever it is told
+}
+
+
+def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> None:
+    """Run the search's trials to their end on the Ray that is initialised. Returns early at the deadline or a signal;
+    what was running then goes on at the next start. Another ``trial_class`` must report as ``Trial`` does."""
+    os.environ.update(SETTINGS)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the failures of trials are told here
+    run.interrupts = start_interrupts()
+    tuner = tune.Tuner(
+        tune.with_resources(trial_class, _request),
+        tune_config=tune.TuneConfig(
+            num_samples=-1,
+            search_alg=_Suggest(run),
+            scheduler=run.scheduler(),
+            reuse_actors=True,
+            trial_dirname_creator=lambda trial: trial.trial_id,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(run.plan.folder),
+            callbacks=[_Hear(run)],
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
+            verbose=0,
+        ),
+    )
+    try:
+        with run.signals:
+            tuner.fit()
+    except TookTooLong:
+        run.progress.say("some trials have not left in time; they go on from their last checkpoints")
+
+
+def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
+    """What a trial takes of the cluster. The workers of a TorchTrainer bring their own placement group; the trial that
+    waits for them takes no CPU, and Tune wants it to take something."""
+    room = Resources(**config["room"])
+    alone = {"CPU": float(room.cpus_per_worker), "GPU": float(room.gpus_per_worker)}
+    return tune.PlacementGroupFactory([alone if room.workers == 1 else {"memory": float(WAITING_BYTES)}])
+
+
+class _Driver:
+    """Tune saves its parts with pickle; these belong to this process and are not saved."""
+
+    run: SearchRun
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+
+class _Suggest(_Driver, Searcher):
+    def __init__(self, run: SearchRun) -> None:
+        super().__init__(metric=METRIC, mode="max")
+        self.run = run
+
+    def suggest(self, trial_id: str) -> Any:
+        return self.run.next(trial_id)
+
+    def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
+        """Heard in the callback, which also learns the error."""
+
+    def save(self, checkpoint_path: str) -> None:
+        Path(checkpoint_path).touch()
+
+    def restore(self, checkpoint_path: str) -> None:
+        raise AssertionError("a search resumes from its study")
+
+
+class _Hear(_Driver, tune.Callback):
+    def __init__(self, run: SearchRun) -> None:
+        self.run = run
+
+    def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
+        self.run.tick()
+
+    def on_trial_result(self, iteration: int, trials: Any, trial: TuneTrial, result: dict[str, Any], **_: Any) -> None:
+        self.run.heard(trial.trial_id, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.run.ended(trial.trial_id, trial.last_result)
+
+    def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.run.ended(trial.trial_id, trial.last_result, trial.get_pickled_error() or trial.get_error())
