@@ -140,15 +140,7 @@ class Driver:
 
     def processes(self) -> dict[int, str]:
         """The command lines of all processes that it started, which live, by their ids; the driver's own left out."""
-        found = {}
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit() and int(folder.name) != self.process.pid:
-                with contextlib.suppress(OSError):
-                    if f"{MARK}={self._mark}".encode() in (folder / "environ").read_bytes():
-                        command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                        if command.strip():  # a zombie has none
-                            found[int(folder.name)] = command.strip()
-        return found
+        return {pid: command for pid, command in marked(self._mark).items() if pid != self.process.pid}
 
     def await_gone(self) -> None:
         """Nothing that a driver started outlives it for long."""
@@ -165,3 +157,16 @@ class Driver:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         self.process.wait()
+
+
+def marked(mark: str) -> dict[int, str]:
+    """The command lines of all processes that were given the mark, by their ids."""
+    found = {}
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            with contextlib.suppress(OSError):
+                if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
+                    command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+                    if command:  # a zombie has none
+                        found[int(folder.name)] = command
+    return found
