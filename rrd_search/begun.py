@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from rrd_search.results import show_results
 from rrd_search.search_file import SearchFile
 from rrd_search.space import Space
 from rrd_search.space_check import check
+from rrd_search.study_snapshot import SNAPSHOT, repair
 from rrd_search.trial_records import TrialRecord
 
 RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
@@ -36,7 +38,9 @@ def check_begun(known: SearchFile, options: argparse.Namespace) -> None:
 
 def open_study(request: Request, space: Space) -> Study:
     """ValueError where the study was begun with another space."""
-    url = f"sqlite:///{request.folder / 'study.db'}"
+    database = request.folder / "study.db"
+    repair(database, request.folder / SNAPSHOT, lambda line: print(line, file=sys.stderr))
+    url = f"sqlite:///{database}"
     options = request.options
     study = Study(url, request.name, space, options.sampler, options.seed, options.independent_schedules)
     if changes := study.space_changes():

@@ -1,7 +1,6 @@
 """How a finally trained student does on the test images: measured once, kept beside the student, shown."""
 
 import json
-import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +18,7 @@ from trainables.data.parts import load_test
 from trainables.loop import evaluate, on_device
 from trainables.places import Places
 from trainables.weights import load_network
+from trainables.whole_file import write_whole
 
 FILE = "test.json"
 
@@ -58,9 +58,7 @@ def measure(folder: Path, config: TrialConfig, places: Places, device: torch.dev
         images=len(part),
         images_sha256=part.sha256,
     )
-    draft = folder / f".{FILE}.{os.getpid()}"
-    draft.write_text(json.dumps(asdict(result), indent=2))
-    os.replace(draft, folder / FILE)
+    write_whole(folder / FILE, json.dumps(asdict(result), indent=2).encode())
     return result
 
 

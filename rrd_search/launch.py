@@ -193,6 +193,7 @@ class Launch:
             resources=resources,
             max_concurrent=self.options.max_concurrent,
             hang_seconds=60 * self.options.hang_minutes,
+            checkpoint_bytes=int(self.options.checkpoint_gb * 2**30),
             deadline=self.started + 3600 * hours if hours else None,
         )
         known = [*study.trials(), *study.references()]
@@ -204,6 +205,7 @@ class Launch:
             run = SearchRun(plan, study, recorder, progress, cluster)
             run_trials(run)
         forget_stopped(self.request.folder, study)
+        run.close()
         return run
 
     def _end(self, study: Study, recorder: Recorder, teacher: dict[str, Any], code: int) -> int:

@@ -75,6 +75,9 @@ def parser() -> Parser:
     where.add_argument("--storage", type=Path, default=Path("runs"), help="folder for all that is made")
     where.add_argument("--data-root", type=Path, default=Path("data"), help="folder of downloaded datasets")
     where.add_argument("--table-gb", type=amount(0), default=20.0, help="GiB of the storage for teachers' tables")
+    where.add_argument(
+        "--checkpoint-gb", type=amount(0, exclusive=True), default=20.0, help="GiB of the storage for running trials"
+    )
     where.add_argument("--mlflow-uri", help="default: sqlite in the storage folder")
     where.add_argument("--address", help="of a running Ray cluster, or auto; default: this machine alone")
     where.add_argument("--workers-per-trial", type=whole(1), default=1)

@@ -9,6 +9,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from rrd_search.cluster import Cluster, draining_nodes, has_room, workers_that_fit
+from rrd_search.disk import Disk
 from rrd_search.early_stopping import METRIC, RUNG_METRIC, SCHEDULERS, SPARED, Audits, Sparing
 from rrd_search.failures import Failure, Failures, failure_of
 from rrd_search.optuna_searcher import Proposal, Study
@@ -16,6 +17,7 @@ from rrd_search.progress import Progress, Row
 from rrd_search.record import Recorder
 from rrd_search.signals import Signals
 from rrd_search.students import Students, forget_trial, trial_folder
+from rrd_search.study_snapshot import SNAPSHOT, Snapshot
 from trainables.group import OUT_OF_MEMORY, Resources
 from trainables.interrupts import EVERYONE
 from trainables.places import Places
@@ -44,6 +46,7 @@ class Plan:
     deadline: float | None  # time.time() at which everything stops
     audit_stops: int = 0  # trials that early stopping would end, but that run on
     hang_seconds: float = HANG_SECONDS  # without a batch, after which a trial's process is ended
+    checkpoint_bytes: int = 20 * 2**30  # of all running trials
 
 
 class TookTooLong(Exception):
@@ -57,6 +60,9 @@ class SearchRun:
         self.plan, self.study, self.recorder, self.progress = plan, study, recorder, progress
         self.cluster = cluster
         self._students = Students(plan.folder, study)
+        self._snapshot = Snapshot(study.storage, plan.folder / SNAPSHOT)
+        self._disk = Disk(plan.folder, progress.say)
+        self._noticed: set[tuple[str, str]] = set()  # trial and what was said of it
         self._judge = SCHEDULERS[plan.scheduler](plan.epochs)
         self._waiting = deque([*study.unfinished(), *study.propose_references()])
         self._proposed = len(study.trials())
@@ -77,7 +83,7 @@ class SearchRun:
         """The Tune config of the next trial; None while there is no room for one; FINISHED after the last."""
         if self.leaving or self._too_late():
             return str(Searcher.FINISHED)
-        if len(self._running) >= self.capacity():
+        if len(self._running) >= self.capacity() or self._disk.full:
             return None
         if not self._waiting:
             proposal = self._propose() if self._proposed < self.plan.trials else None
@@ -115,6 +121,7 @@ class SearchRun:
     def tick(self) -> None:
         """Called often. ``TookTooLong`` where trials do not leave."""
         self.progress.tick()
+        self._disk.look()
         if self.signals.received is not None:
             self.leave("stopping: running trials write checkpoints (Ctrl-C again ends at once)")
         if self.plan.deadline is not None and time.time() >= self.plan.deadline:
@@ -145,6 +152,9 @@ class SearchRun:
     def heard(self, tune_id: str, result: dict[str, Any]) -> None:
         """Epochs of a trial. What was heard before, by this process or an earlier one, is not heard again."""
         proposal = self._running[tune_id]
+        if (notice := result.get("notice")) and (proposal.trial_id, notice) not in self._noticed:
+            self._noticed.add((proposal.trial_id, notice))
+            self.progress.say(f"trial {proposal.trial_id}: {notice}")
         for metrics in result.get("curve", []):
             epoch = int(metrics["epoch"])
             self.study.report(proposal.trial_id, epoch, metrics[METRIC])
@@ -175,6 +185,7 @@ class SearchRun:
         # The study last: a trial that it knows as ended is not run again, so nobody would tell the recorder.
         self.recorder.end_trial(proposal.trial_id, state, result.get("summary", {}), tags)
         self.study.tell(proposal.trial_id, state, value if state == "complete" else None, reason)
+        self._snapshot.told()
         if state == "complete":
             self._seconds.append(time.monotonic() - self._started[proposal.trial_id])
             if not proposal.reference:
@@ -207,6 +218,10 @@ class SearchRun:
             return replace(usual, gpus_per_worker=min(room * usual.gpus_per_worker, max(1.0, usual.gpus_per_worker)))
         return replace(usual, cpus_per_worker=int(room * usual.cpus_per_worker))
 
+    def close(self) -> None:
+        """No trial runs any more."""
+        self._snapshot.take()
+
     def scheduler(self) -> Sparing:
         """Early stopping that knows what earlier processes saw."""
         known = self.study.trials()
@@ -238,6 +253,7 @@ class SearchRun:
             "room": self._resources(self._room.get(proposal.trial_id, 1)).__dict__,
             "interrupts": self.interrupts,
             "hang_seconds": self.plan.hang_seconds,
+            "checkpoint_bytes": self.plan.checkpoint_bytes // self.capacity(),
             "rungs": [] if proposal.reference else list(self._judge.rungs(proposal.config)),
             "report_seconds": max(REPORT_SECONDS, self.capacity() / REPORTS_PER_SECOND),
             SPARED: spared,

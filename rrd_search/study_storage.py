@@ -1,12 +1,20 @@
 """The SQLite file that a search's Optuna studies are kept in: opened, made fast, and copied while it is in use."""
 
-import os
-import sqlite3
-from pathlib import Path
-from typing import Any
+import functools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any, cast
 
 import sqlalchemy
+from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
+
+WRITE_AHEAD = slice(18, 20)  # of an SQLite file: whether its latest writes are in another one
+
+
+ROOM_SECONDS = 1.0  # between two tries where the disk is full
+log = logging.getLogger(__name__)
 
 
 class StudyStorage:
@@ -24,25 +32,46 @@ class StudyStorage:
         if engine.dialect.name == "sqlite":
             sqlalchemy.event.listen(engine, "connect", _write_ahead)
             engine.dispose()  # connections from before
-        self.optuna: BaseStorage = get_storage(self._database)
+        self.optuna = cast(BaseStorage, _Patient(get_storage(self._database), url))
 
-    def copy_to(self, target: Path) -> None:
-        """A consistent copy in one file, in place at once. (The SQLite file by itself lacks the latest writes.)"""
-        partial = target.with_name(target.name + ".partial")
-        partial.unlink(missing_ok=True)
+    def content(self) -> bytes:
+        """A consistent copy, as the content of one file. (The SQLite file by itself lacks the latest writes.)"""
         source = self._database.engine.raw_connection()
-        copy = sqlite3.connect(partial)
         try:
             assert source.driver_connection is not None, "an open connection"
-            source.driver_connection.backup(copy)
+            content = bytearray(source.driver_connection.serialize())
         finally:
-            copy.close()
             source.close()
-        os.replace(partial, target)
+        content[WRITE_AHEAD] = b"\x01\x01"  # what comes with it is not in a file of its own
+        return bytes(content)
 
     def close(self) -> None:
         self.optuna.remove_session()
         self._database.engine.dispose()
+
+
+class _Patient:
+    """A storage whose calls wait while the disk is full. A call that failed for that changed nothing."""
+
+    def __init__(self, storage: BaseStorage, url: str) -> None:
+        self._storage, self._url = storage, url
+
+    def __getattr__(self, name: str) -> Any:
+        attribute = getattr(self._storage, name)
+        return functools.partial(self._call, attribute) if callable(attribute) else attribute
+
+    def _call(self, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+        said = False
+        while True:
+            try:
+                return method(*arguments, **named)
+            except (sqlalchemy.exc.OperationalError, StorageInternalError) as error:
+                if "is full" not in f"{error} {error.__cause__}":
+                    raise
+            if not said:
+                log.warning("the disk of %s is full: the search waits until there is room", self._url)
+                said = True
+            time.sleep(ROOM_SECONDS)
 
 
 def _write_ahead(connection: Any, _: Any) -> None:

@@ -3,9 +3,10 @@
 import logging
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
@@ -34,7 +35,15 @@ def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> Non
     os.environ.update(SETTINGS)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the failures of trials are told here
     run.interrupts = start_interrupts()
-    tuner = tune.Tuner(
+    with TemporaryDirectory() as own, run.signals:  # Tune's own files say nothing that the study does not
+        try:
+            _tuner(run, trial_class, own).fit()
+        except TookTooLong:
+            run.progress.say("some trials have not left in time; they go on from their last checkpoints")
+
+
+def _tuner(run: SearchRun, trial_class: type[tune.Trainable], own: str) -> tune.Tuner:
+    return tune.Tuner(
         tune.with_resources(trial_class, _request),
         tune_config=tune.TuneConfig(
             num_samples=-1,
@@ -45,17 +54,12 @@ def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> Non
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=str(run.plan.folder),
+            storage_path=own,
             callbacks=[_Hear(run)],
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # a trial keeps its own
             verbose=0,
         ),
     )
-    try:
-        with run.signals:
-            tuner.fit()
-    except TookTooLong:
-        run.progress.say("some trials have not left in time; they go on from their last checkpoints")
 
 
 def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
@@ -107,4 +111,13 @@ class _Hear(_Driver, tune.Callback):
         self.run.ended(trial.trial_id, trial.last_result)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self.run.ended(trial.trial_id, trial.last_result, trial.get_pickled_error() or trial.get_error())
+        self.run.ended(trial.trial_id, trial.last_result, _error_of(trial))
+
+
+def _error_of(trial: TuneTrial) -> Any:
+    """The last error of a trial, which Tune has just written to its working folder; its own methods look for it in the
+    search's storage, where it comes only with a snapshot, and find none."""
+    try:
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:  # not there, or of a class that this process does not know
+        return "no reason is known"

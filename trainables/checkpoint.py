@@ -4,47 +4,42 @@ what a trial goes on from."""
 import hashlib
 import io
 import logging
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from trainables.whole_file import write_whole
+
 KEPT = 2  # a damaged one is replaced by the one before it
+LIMIT_BYTES = 10 * 2**30  # for the checkpoints of one trial, where nothing else is asked for
 DIGEST_BYTES = hashlib.sha256().digest_size
 log = logging.getLogger(__name__)
 
 
 class Checkpoints:
-    """Of the trial whose folder this is. One process writes; any number read.
+    """Of the trial whose folder this is, in ``limit_bytes``. One process writes; any number read.
 
     A file holds what ``torch.save`` makes of a state of tensors and plain values, and behind it its SHA-256.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, limit_bytes: int = LIMIT_BYTES) -> None:
+        self.folder, self.limit_bytes = folder, limit_bytes
 
     def write(self, state: dict[str, Any]) -> None:
-        """Add one, and delete those that are no longer needed. OSError where the disk does not take it: those from
-        before are then still there."""
+        """Add one, and delete those that are no longer needed. OSError where it is larger than the limit, or the disk
+        does not take it: those from before are then still there. Where two are too many for the limit, one is kept."""
         buffer = io.BytesIO()
         torch.save(state, buffer)
         content = buffer.getbuffer()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if len(content) > self.limit_bytes:
+            told = f"it takes {len(content) / 2**30:.3g} GiB, and {self.limit_bytes / 2**30:.3g} GiB are allowed"
+            raise OSError(f"{told} (--checkpoint-gb)")
+        kept = min(KEPT, self.limit_bytes // len(content))
         older = self.files()
         number = int(older[0].stem.split("-")[1]) + 1 if older else 1
-        draft = self.folder / f".checkpoint.{os.getpid()}"
-        try:
-            with draft.open("wb") as written:
-                written.write(content)
-                written.write(hashlib.sha256(content).digest())
-                written.flush()
-                os.fsync(written.fileno())  # or a power cut could leave the name without the content
-            draft.replace(self.folder / f"checkpoint-{number:06d}.pt")
-        except OSError:
-            draft.unlink(missing_ok=True)
-            raise
-        for file in older[KEPT - 1 :]:
+        write_whole(self.folder / f"checkpoint-{number:06d}.pt", content, hashlib.sha256(content).digest())
+        for file in older[kept - 1 :]:
             file.unlink(missing_ok=True)
 
     def read(self) -> dict[str, Any] | None:
@@ -65,7 +60,7 @@ class Checkpoints:
 
     def delete(self) -> None:
         """All of them, and the drafts of processes that were killed."""
-        for file in [*self.files(), *self.folder.glob(".checkpoint.*")]:
+        for file in [*self.files(), *self.folder.glob(".checkpoint-*")]:
             file.unlink(missing_ok=True)
 
 

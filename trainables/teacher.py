@@ -1,7 +1,6 @@
 """The frozen network: loaded from a checkpoint or trained here once, kept in the storage folder, served to trials."""
 
 import dataclasses
-import os
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from trainables.models.network import Network
 from trainables.outputs import Batch, Outputs
 from trainables.places import Places
 from trainables.weights import load_network, save_weights, weights_hash
+from trainables.whole_file import write_whole
 
 SLOWER = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # the papers train these with a rate of 0.01
 
@@ -156,6 +156,4 @@ def _store(network: nn.Module, architecture: str, weights: str, storage: Path) -
 
 
 def _write(path: Path, content: dict[str, object]) -> None:
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(yaml.safe_dump(content, sort_keys=False))
-    os.replace(draft, path)
+    write_whole(path, yaml.safe_dump(content, sort_keys=False).encode())

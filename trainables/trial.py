@@ -68,9 +68,10 @@ def run(task: Task, resources: Resources) -> Iterator[Report]:
 
 
 class Trial(tune.Trainable):
-    """What Tune runs. Its config: ``trial_id``, ``config`` (a plain TrialConfig), ``storage``, ``data_root``,
-    ``folder`` (of the search), ``resources``, ``rungs``, ``report_seconds``, ``hang_seconds``, and ``interrupts``, an
-    actor or None. A class, because Tune awaits the end of a class and not of a function.
+    """What Tune runs. A class, because Tune awaits the end of a class and not of a function. Its config: ``trial_id``,
+    ``config`` (a plain TrialConfig), ``storage``, ``data_root``, ``table_gb``, ``folder`` (of the search),
+    ``resources``, ``rungs``, ``report_seconds``, ``hang_seconds``, ``checkpoint_bytes``, and ``interrupts``, an actor
+    or None.
 
     Asked to leave, by the driver or by SIGTERM, it writes a checkpoint and ends as ``interrupted``.
     """
@@ -171,8 +172,14 @@ class Trial(tune.Trainable):
         )
         folder = Path(self.plan["folder"]) / "trials" / self.plan["trial_id"]
         config = TrialConfig.from_dict(self.plan["config"])
-        rungs, hang_seconds = tuple(self.plan["rungs"]), self.plan["hang_seconds"]
-        return Task(config=config, places=places, folder=folder, rungs=rungs, hang_seconds=hang_seconds)
+        return Task(
+            config=config,
+            places=places,
+            folder=folder,
+            rungs=tuple(self.plan["rungs"]),
+            hang_seconds=self.plan["hang_seconds"],
+            checkpoint_bytes=self.plan["checkpoint_bytes"],
+        )
 
     def _leaves(self) -> bool:
         heard = self._heard is not None and self._heard.leaves(self.plan["trial_id"])

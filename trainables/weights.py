@@ -2,7 +2,6 @@
 
 import argparse
 import hashlib
-import os
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from trainables.models import MODELS
 from trainables.models.network import Network
+from trainables.whole_file import write_whole
 
 Weights = dict[str, Tensor]
 CHECKSUM = "sha256"  # of a .safetensors file's weights, in its metadata
@@ -57,15 +57,8 @@ def load_network(path: Path, architecture: str, num_classes: int) -> Network:
 
 def save_weights(weights: Mapping[str, Tensor], path: Path) -> None:
     """Write a .safetensors file with a checksum, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}
-    try:
-        safetensors.torch.save_file(plain, draft, metadata={CHECKSUM: _sha256(plain)})
-    except (OSError, safetensors.SafetensorError) as error:
-        draft.unlink(missing_ok=True)
-        raise OSError(f"{path} was not written: {_short(error)}") from error
-    os.replace(draft, path)
+    write_whole(path, safetensors.torch.save(plain, metadata={CHECKSUM: _sha256(plain)}))
 
 
 def weights_hash(weights: Mapping[str, Tensor]) -> str:

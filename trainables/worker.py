@@ -1,10 +1,10 @@
 """What each process of a trial does: takes its slice of the batches, trains, evaluates, writes checkpoints."""
 
+import errno
 import hashlib
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.checkpoint import Checkpoints
+from trainables.checkpoint import LIMIT_BYTES, Checkpoints
 from trainables.config import DataConfig, TeacherConfig, TrialConfig
 from trainables.data.batches import Batches
 from trainables.data.parts import load_training
@@ -28,11 +28,14 @@ from trainables.teacher import LiveTeacher, no_teacher, stored_teacher
 from trainables.teacher_table import TeacherTable
 from trainables.watchdog import HANG_SECONDS, Watchdog, hung
 from trainables.weights import load_network, save_weights
+from trainables.whole_file import write_whole
 
 Metrics = dict[str, float]
 Report = dict[str, Any]
 CHECKPOINT_SHARE = 0.05  # of the time goes into writing checkpoints, at most
 RESULT = "result.json"
+FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk or a quota
+ROOM_SECONDS = 2.0  # between two tries where one is full
 log = logging.getLogger(__name__)
 
 
@@ -41,7 +44,7 @@ class Task:
     """What a worker is told: the experiment, where data and teachers lie, and the folder that is the trial's own.
 
     ``rungs`` are the epochs after which the averaged student is evaluated too; training is the same with and without.
-    A process that gets no batch done in ``hang_seconds`` ends.
+    A process that gets no batch done in ``hang_seconds`` ends. Its checkpoints take at most ``checkpoint_bytes``.
     """
 
     config: TrialConfig
@@ -49,6 +52,7 @@ class Task:
     folder: Path
     rungs: tuple[int, ...] = ()
     hang_seconds: float = HANG_SECONDS
+    checkpoint_bytes: int = LIMIT_BYTES
 
 
 class Materials:
@@ -98,7 +102,8 @@ class Worker:
     ) -> None:
         self.task, self.config = task, task.config
         self._interrupted, self._may_interrupt = interrupted, False
-        self._checkpoints = Checkpoints(task.folder)
+        self._checkpoints = Checkpoints(task.folder, task.checkpoint_bytes)
+        self.notice = ""  # what went wrong and did not end the trial
         self._watchdog = Watchdog(hang_file(task.folder, own_rank()), task.hang_seconds)
         self._average: WeightAverage | None = None  # of the epoch, where it ends at a rung
         if materials is None or not materials.fits(self.config, device):
@@ -205,7 +210,7 @@ class Worker:
         """The last epoch's metrics, the trial's ``summary``, and in ``curve`` all epochs since the last report: after
         a resume also those that the dead process may have kept to itself."""
         news, self._reported = self.curve[self._reported :], len(self.curve)
-        return {**self.curve[-1], "summary": self.summary(), "curve": news}
+        return {**self.curve[-1], "summary": self.summary(), "curve": news, "notice": self.notice}
 
     def summary(self) -> Metrics:
         """The trial's metrics that have no epoch."""
@@ -221,16 +226,27 @@ class Worker:
         return summary
 
     def finish(self) -> None:
-        """Leave the students of the last and the best epoch and the metrics in the folder, no checkpoint."""
-        if self.rank == 0:
-            folder = self.task.folder
-            save_weights(self.training.distiller.student.state_dict(), folder / "student.safetensors")
-            save_weights(self.best_student, folder / "best_student.safetensors")
-            (folder / "config.yaml").write_text(self.config.to_yaml())
-            _write_result(
-                folder, {"config_hash": self.config.config_hash, "curve": self.curve, "summary": self.summary()}
-            )
-            self._checkpoints.delete()
+        """Leave the students of the last and the best epoch and the metrics in the folder, no checkpoint. Where the
+        disk is full, wait until there is room. ``Interrupted`` where it was asked for meanwhile."""
+        while self.rank == 0:
+            try:
+                return self._finish()
+            except OSError as error:
+                if error.errno not in FULL:
+                    raise
+                if self._interrupted():
+                    self.write_checkpoint()
+                    raise Interrupted from error
+                time.sleep(ROOM_SECONDS)
+
+    def _finish(self) -> None:
+        folder = self.task.folder
+        save_weights(self.training.distiller.student.state_dict(), folder / "student.safetensors")
+        save_weights(self.best_student, folder / "best_student.safetensors")
+        write_whole(folder / "config.yaml", self.config.to_yaml().encode())
+        result = {"config_hash": self.config.config_hash, "curve": self.curve, "summary": self.summary()}
+        write_whole(folder / RESULT, json.dumps({**result, "sha256": _digest(result)}).encode())
+        self._checkpoints.delete()
 
     def write_checkpoint(self) -> None:
         """Everything that the rest of the trial depends on. A full disk costs the checkpoint, not the trial."""
@@ -247,7 +263,7 @@ class Worker:
         try:
             self._checkpoints.write(state)
         except OSError as error:
-            log.warning("no checkpoint of %s was written: %s", self.task.folder.name, error)
+            self.notice = f"no checkpoint is written: {error}"
         self._written = time.perf_counter()
         self._writing = self._written - started
 
@@ -332,13 +348,6 @@ def _read_result(folder: Path) -> dict[str, Any] | None:
     if digest != _digest(result):
         raise ValueError(f"{path} is damaged: its checksum is wrong")
     return result
-
-
-def _write_result(folder: Path, result: dict[str, Any]) -> None:
-    path = folder / RESULT
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.write_text(json.dumps({**result, "sha256": _digest(result)}))
-    os.replace(draft, path)
 
 
 def _digest(result: dict[str, Any]) -> str:

@@ -80,7 +80,8 @@ def examine(search: Search, ever_finished: set[str], failing: int = 0) -> Findin
     found.lost += [f"trial {trial_id} was finished before" for trial_id in sorted(ever_finished - now)]
     if len(now) != search.trials - failing:
         found.lost.append(f"{len(now)} trials finished, not {search.trials - failing}: {_states(told)}")
-    found.lost += [f"trial {one} is {trial.state}" for one, trial in told.items() if trial.state == "running"]
+    wrong = ("running", "pruned") if "none" in search.options else ("running",)
+    found.lost += [f"trial {one} is {trial.state}" for one, trial in told.items() if trial.state in wrong]
     found.repeated += repeated(search.seen())
     for trial_id, trial in told.items():
         if sorted(trial.curve) != list(range(1, len(trial.curve) + 1)):

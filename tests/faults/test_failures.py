@@ -51,9 +51,11 @@ def interrupted(search: Search, chance: random.Random, *signals: int) -> tuple[i
 
 
 def test_one_search_with_all_of_it(tmp_path: Path, tally: Tally) -> None:
-    """NaN, no memory, a hanging process, a space that raises, a second driver, Ctrl-C and SIGTERM, in this order."""
-    search = Search(storage=tmp_path, trials=9, space=HERE / "broken_space.py", options=("--hang-minutes", "0.2"))
-    search.plan(fault("nan", "00001"), fault("out of memory", "00002"), fault("hang", "00003"))
+    """NaN, no memory, a hanging process, a killed one, a space that raises, a second driver, Ctrl-C and SIGTERM."""
+    options = ("--hang-minutes", "0.2", "--scheduler", "none")
+    search = Search(storage=tmp_path, trials=9, space=HERE / "broken_space.py", options=options)
+    kinds = "nan", "out of memory", "hang", "kill"
+    search.plan(*(fault(kind, f"{number:05d}") for number, kind in enumerate(kinds, 1)))
     driver = search.start("--max-concurrent", "1")
     search.await_seen(lambda seen: any(line["trial"] == "00001" for line in seen), driver)
     second = Search(storage=tmp_path, trials=9, space=search.space, options=search.options)
@@ -61,7 +63,7 @@ def test_one_search_with_all_of_it(tmp_path: Path, tally: Tally) -> None:
     refused = second.run()
     assert refused.code == 2
     assert f"is being run by process {driver.process.pid}" in refused.said
-    search.await_seen(lambda seen: any(line["trial"] == "00004" for line in seen), driver)
+    search.await_seen(lambda seen: any(line["trial"] == "00005" for line in seen), driver)
     os.killpg(driver.process.pid, signal.SIGINT)
     assert driver.wait() == 130, driver.said
     assert "The same command goes on with it" in driver.said
@@ -71,13 +73,12 @@ def test_one_search_with_all_of_it(tmp_path: Path, tally: Tally) -> None:
     ever |= finished(search)
     end = search.run()
     found = examine(search, ever, failing=1)
-    tally.add("NaN, no memory, hang, bad space, second driver, Ctrl-C, SIGTERM in one search", 7, found, end.code == 0)
+    tally.add("all kinds of failures and signals in one search", 8, found, end.code == 0)
     tally.notes.append(f"SIGTERM: the driver ended after {seconds:.1f} s with {code}")
     assert end.code == 0, end.said
     assert not found.lines, found.lines
     assert "diverged" in told(search, "00001").reason
-    assert told(search, "00002").state != "failed" or os.cpu_count() == 1
-    assert told(search, "00003").state != "failed"
+    assert os.cpu_count() == 1 or told(search, "00002").state == "complete"
 
 
 @pytest.mark.long_form

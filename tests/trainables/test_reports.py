@@ -24,7 +24,12 @@ def plan(storage: Path, folder: Path, **more: Any) -> dict[str, Any]:
     config = TrialConfig(data=data, teacher=TeacherConfig(), loss=RRD.Config(weight=0), epochs=4)
     places = {"storage": str(storage), "data_root": str(storage), "table_gb": 1.0, "folder": str(folder)}
     plain = {"trial_id": "00000", "config": config.to_dict(), "resources": {"workers": 1, "cpus_per_worker": 1}}
-    return plain | places | {"rungs": [], "report_seconds": 1000.0, "hang_seconds": 60.0, "interrupts": None} | more
+    return (
+        plain
+        | places
+        | {"rungs": [], "report_seconds": 1000.0, "hang_seconds": 60.0, "checkpoint_bytes": 10**9, "interrupts": None}
+        | more
+    )
 
 
 def epochs(report: dict[str, Any]) -> list[int]:

@@ -220,7 +220,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(
     worker.epoch()
     worker.write_checkpoint()
     assert Checkpoints(tmp_path).files() == before
-    assert not list(tmp_path.glob(".checkpoint*"))
+    assert not list(tmp_path.glob(".checkpoint-*"))
 
 
 @pytest.mark.slow

@@ -1,0 +1,105 @@
+"""The snapshot of a search's study: a copy with a checksum, which the study is compared with when it is opened, and
+which takes its place where it is lost or damaged.
+
+A trial that was told never changes: what the snapshot knows of it, the study must know too.
+"""
+
+import contextlib
+import hashlib
+import sqlite3
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rrd_search.study_storage import StudyStorage
+from trainables.whole_file import write_whole
+
+SNAPSHOT = "study.snapshot"  # in the folder of a search
+SHARE = 0.01  # of the driver's time goes into snapshots, at most
+DIGEST_BYTES = hashlib.sha256().digest_size
+RUNNING = ("RUNNING", "WAITING")  # states of trials that may still change
+
+
+class Snapshot:
+    """Of an open study, in ``file``. ``eager``: after every trial that is told, whatever it costs."""
+
+    def __init__(self, storage: StudyStorage, file: Path, eager: bool = False) -> None:
+        self._storage, self._file, self._eager = storage, file, eager
+        self._taken, self._cost = 0.0, 0.0
+
+    def told(self) -> None:
+        """A trial was told: take one, if it is time."""
+        if self._eager or (time.monotonic() - self._taken) * SHARE >= self._cost:
+            self.take()
+
+    def take(self) -> None:
+        """OSError where the disk does not take it: the last one is then still there."""
+        started = time.monotonic()
+        content = self._storage.content()
+        write_whole(self._file, content, hashlib.sha256(content).digest())
+        self._taken = time.monotonic()
+        self._cost = self._taken - started
+
+
+def read_snapshot(file: Path) -> bytes | None:
+    """The study's database in the snapshot; None where there is none, or it is damaged."""
+    if not file.is_file():
+        return None
+    stored = file.read_bytes()
+    content, digest = stored[:-DIGEST_BYTES], stored[-DIGEST_BYTES:]
+    return content if hashlib.sha256(content).digest() == digest else None
+
+
+def repair(database: Path, snapshot: Path, say: Callable[[str], None]) -> None:
+    """Before the study is opened: put the snapshot in place of a database that is lost or damaged, and say so.
+
+    ValueError where the database is damaged and there is no snapshot to go back to.
+    """
+    content = read_snapshot(snapshot)
+    if not database.is_file():
+        if content is not None:
+            write_whole(database, content)
+            say(f"{database} is not there: the search goes on from {snapshot}")
+        return
+    damage = _damage(database, content)
+    if damage is None:
+        return
+    if content is None:
+        raise ValueError(f"{database} is damaged ({damage}), and {snapshot} is missing or damaged too")
+    for file in database.parent.glob(f"{database.name}*"):
+        file.rename(file.with_name(f"damaged-{int(time.time())}-{file.name}"))
+    write_whole(database, content)
+    say(f"{database} was damaged ({damage}): the search goes on from {snapshot}; trials told since then are told again")
+
+
+def _damage(database: Path, snapshot: bytes | None) -> str | None:
+    """What is wrong with the database, by SQLite's own check and by what the snapshot knows; None if nothing is."""
+    try:
+        with contextlib.closing(sqlite3.connect(database)) as live:
+            (said,) = live.execute("pragma quick_check(1)").fetchone()
+            if said != "ok":
+                return str(said).splitlines()[0]
+            if snapshot is None:
+                return None
+            with contextlib.closing(sqlite3.connect(":memory:")) as known:
+                known.deserialize(snapshot)
+                return _difference(live, known)
+    except sqlite3.DatabaseError as error:
+        return str(error)
+
+
+def _difference(live: sqlite3.Connection, known: sqlite3.Connection) -> str | None:
+    marks = ", ".join("?" * len(RUNNING))
+    told = f"select trial_id from trials where state not in ({marks})"
+    tables = [name for (name,) in known.execute("select name from sqlite_master where type = 'table'")]
+    for table in tables:
+        columns = [row[1] for row in known.execute(f"pragma table_info({table})")]
+        if "trial_id" not in columns:
+            continue
+        rows = f"select {', '.join(columns)} from {table} where trial_id in "
+        expected = set(known.execute(f"{rows} ({told})", RUNNING))
+        ids = [trial_id for (trial_id,) in known.execute(told, RUNNING)]
+        found = {row for one in ids for row in live.execute(f"{rows} (?)", (one,))}
+        if expected != found:
+            return f"its {table.replace('_', ' ')} are not those that were recorded"
+    return None
