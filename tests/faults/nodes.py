@@ -17,7 +17,7 @@ STORE_BYTES = 80 * 2**20
 
 
 class Nodes:
-    """Started on entry. Its workers write to ``witness``, whatever driver they serve: nodes have their own environment."""
+    """Started on entry. Its workers write to ``witness``, whatever driver they serve: nodes have an environment."""
 
     def __init__(self, witness: Path) -> None:
         self._mark = uuid.uuid4().hex

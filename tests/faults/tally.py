@@ -6,7 +6,7 @@ from ledger import Findings
 
 COLUMNS = (
     "times injected",
-    "searches finished",
+    "finished",
     "trials lost",
     "trials repeated",
     "runs duplicated",

@@ -1,5 +1,5 @@
-"""SIGKILL of a trial's actor, of one of its workers, of the raylet it runs on: it ends with an unbroken trial's weights,
-and nothing of it is left in the cluster."""
+"""SIGKILL of a trial's actor, of one of its workers, of the raylet it runs on: it ends with the weights of an unbroken
+trial, and nothing of it is left in the cluster."""
 
 import os
 import random
