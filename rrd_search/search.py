@@ -181,12 +181,13 @@ class SearchRun:
         else:
             state = "complete" if epoch >= proposal.config.epochs else "pruned"
         reason = None if failure is None else str(failure)
-        self.study.tell(proposal.trial_id, state, value if state == "complete" else None, reason)
-        self._snapshot.told()
         tags = {"rrd.failure": reason} if reason else {}
         if (audited := self.study.audited(proposal.trial_id)) is not None:
             tags["rrd.audited_at_epoch"] = str(audited)
+        # The study last: a trial that it knows as ended is not run again, so nobody would tell the recorder.
         self.recorder.end_trial(proposal.trial_id, state, result.get("summary", {}), tags, result.get(ENDED_AT))
+        self.study.tell(proposal.trial_id, state, value if state == "complete" else None, reason)
+        self._snapshot.told()
         if state == "complete":
             self._seconds.append(time.monotonic() - self._started[proposal.trial_id])
             if not proposal.reference:
