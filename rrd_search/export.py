@@ -172,6 +172,8 @@ def _provenance(source: _Source) -> dict[str, object]:
         "held_out_ids_sha256": hashlib.sha256(images.held_out_ids.astype("<i8").tobytes()).hexdigest(),
     }
     teacher = {"architecture": config.teacher.architecture, **source.begun.teacher} if source.teacher else None
+    if teacher and teacher.get("weights") != config.teacher.weights:  # the trial is of an earlier space
+        teacher = {"architecture": config.teacher.architecture, "weights": config.teacher.weights}
     return {
         "search": source.search,
         "trial_id": source.trial.trial_id,

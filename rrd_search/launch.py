@@ -60,7 +60,7 @@ class Launch:
                 facts = self._teacher(resources)
                 resources = self._packed(resources, facts)
             self.space = with_teacher(self.space, facts)
-            self.study = study = self.study or open_study(self.request, self.space)
+            self.study = study = self.study or open_study(self.request, self.space, self.console)
             self._search_file(facts).write(self.request.folder)
             mirror = Mirror(self.request.places)
             mirror.push(self.request.folder / "search.yaml")
@@ -134,7 +134,7 @@ class Launch:
         """Facts of the base's teacher: the one that the search was begun with, or from a checkpoint, or trained now."""
         base, places = self.space.base, self.request.places
         begun, checkpoint = read_search_file(self.request.folder), self.options.teacher_checkpoint
-        if begun is not None and checkpoint is None:
+        if begun is not None and checkpoint is None and base.teacher.weights == begun.teacher.get("weights"):
             stored_teacher(base, places)
             return begun.teacher
         if base.teacher.weights is not None and checkpoint is None:
@@ -177,6 +177,7 @@ class Launch:
             data_root=str(self.request.places.data_root),
             teacher=teacher,
             independent_schedules=options.independent_schedules,
+            warm_start=self.study.warm_start if self.study else None,
         )
 
     def _recorded(self, teacher: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:

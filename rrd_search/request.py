@@ -23,6 +23,7 @@ from trainables.watchdog import HANG_SECONDS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 AUTO = "auto"
+MLFLOW = "mlflow:"  # before the name of an experiment
 SCHEDULERS = ("asha", "hyperband", "median", "none")  # of early_stopping.py, which takes Ray's seconds to import
 TAKEN = ("data", "teachers", "tables", "final", "mlartifacts")  # folders of the storage
 FLAGS = {"data": "data.name", "teacher": "teacher.architecture", "student": "student", "epochs": "epochs"}
@@ -59,6 +60,17 @@ def parser() -> Parser:
     how = parser.add_argument_group("how")
     how.add_argument("--name", help="of the search; default: the space's")
     how.add_argument("--trials", type=whole(1), help="in all; default: as the space says")
+    how.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="go on with a changed space, although trials are no points of it: they are kept, but not compared",
+    )
+    how.add_argument(
+        "--warm-start",
+        metavar="SEARCH",
+        help="whose trials guide the sampler from the start: a search of the storage, the path of a search's folder, "
+        "or mlflow:EXPERIMENT",
+    )
     how.add_argument("--hours", type=amount(0, exclusive=True), help="of wall-clock time; what runs then goes on later")
     how.add_argument("--sampler", choices=list(SAMPLERS), default="tpe")
     how.add_argument("--scheduler", choices=SCHEDULERS, default="asha", help="early stopping")
@@ -120,11 +132,22 @@ def read_request(options: argparse.Namespace) -> Request:
     table_gb = 0.0 if options.independent_schedules else options.table_gb  # a table would serve a single trial
     places = places_of(options.storage, options.data_root, table_gb)
     writable(places.storage)
+    if options.warm_start is not None:
+        options.warm_start = _warm_start(options.warm_start, places.storage / name)
     if places.remote is not None and options.mlflow_uri is None:
         raise ValueError("--mlflow-uri must be given with a storage at a URI: a file on this machine may be lost")
     uri = options.mlflow_uri or f"sqlite:///{places.storage / 'mlflow.db'}"
     check_tracking_uri(uri)
     return Request(options=options, space=space, name=name, places=places, mlflow_uri=uri)
+
+
+def _warm_start(source: str, own: Path) -> str:
+    """A search's name, the whole path of its folder, or ``mlflow:EXPERIMENT``. ``own`` is the folder of this one."""
+    if source in ("", own.name, MLFLOW) or Path(source).resolve() == own.resolve():
+        raise ValueError(f"--warm-start must be another search, a search's folder or mlflow:EXPERIMENT, got {source!r}")
+    if source.startswith(MLFLOW) or NAME.fullmatch(source):
+        return source
+    return str(Path(source).absolute())
 
 
 def gpu_share(text: str) -> float | str:
