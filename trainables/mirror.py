@@ -1,5 +1,6 @@
 """The copy of a storage folder that every machine reaches: an object store, or a file system of pyarrow's."""
 
+import os
 import re
 from functools import cached_property
 from pathlib import Path
@@ -9,6 +10,7 @@ from pyarrow import fs
 from trainables.places import Places
 from trainables.whole_file import write_whole
 
+OBJECT_STORES = ("s3", "gcs", "abfs")  # where a file appears when it is whole
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://")
 
 
@@ -34,8 +36,14 @@ class Mirror:
         """Copy a file there, whole or not at all."""
         if self.exists:
             store, _ = self._there
-            with store.open_output_stream(self._name(file)) as stream:
+            name = draft = self._name(file)
+            if store.type_name not in OBJECT_STORES:
+                draft = f"{name}.{os.uname().nodename}.{os.getpid()}"
+                store.create_dir(name.rpartition("/")[0], recursive=True)
+            with store.open_output_stream(draft) as stream:
                 stream.write(file.read_bytes())
+            if draft != name:
+                store.move(draft, name)
 
     def pull(self, file: Path) -> bool:
         """Copy a file from there over the one that is here; whether there is one."""
@@ -104,7 +112,7 @@ class Mirror:
         }
 
     def _name(self, path: Path) -> str:
-        return f"{self._there[1]}/{path.relative_to(self._places.storage).as_posix()}"
+        return "/".join([self._there[1], *path.relative_to(self._places.storage).parts])
 
 
 def open_store(uri: str) -> tuple[fs.FileSystem, str]:

@@ -18,7 +18,7 @@ HERE = Path(__file__).parent
 SPACE = HERE / "tiny_space.py"
 ROOT = HERE.parent.parent
 WAIT_SECONDS = 900  # for what takes seconds on a machine that does nothing else
-GONE_SECONDS = 60  # for Ray's processes, after their driver
+GONE_SECONDS = 180  # for Ray's processes, after their driver
 MARK = "RRD_SEARCH_UNDER_TEST"
 
 
