@@ -4,13 +4,16 @@ STORAGE ?= runs
 BIN := .venv/bin
 INSTALLED := .venv/installed
 
-.PHONY: tune test install lint bench ui clean
+.PHONY: tune test faults install lint bench ui clean
 
 tune: install  ## the main job: a search on the embedded digits data
 	$(BIN)/python -m rrd_search.tune $(ARGS)
 
 test: install lint  ## everything: style, types, import order, tests
 	$(BIN)/python -m pytest $(ARGS)
+
+faults: install  ## the long form of the fault suite: more than 200 faults, an hour or more
+	RRD_FAULTS=long $(BIN)/python -m pytest tests/faults $(ARGS)
 
 lint: install  ## style, types, import order
 	$(BIN)/ruff check .

@@ -33,11 +33,12 @@ class SmallSearch:
     trials: int
     concurrent: int
     sampler: str = "tpe"
+    recorder: Callable[[Path, str, str], Any] = Recorder
 
     def run(self, driver: Callable[..., SearchRun], trial_class: type[tune.Trainable]) -> str:
         """``driver`` is called with what a ``SearchRun`` is made of. What the recorder had to say at the end."""
         study = Study(f"sqlite:///{self.folder / 'study.db'}", "small", self.space, self.sampler)
-        recorder = Recorder(self.folder, f"sqlite:///{self.folder / 'mlflow.db'}", "small")
+        recorder = self.recorder(self.folder, f"sqlite:///{self.folder / 'mlflow.db'}", "small")
         recorder.start_search({}, {})
         plan = Plan(
             folder=self.folder,

@@ -84,7 +84,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="trial-overhead-") as folder:
         search = SmallSearch(
             folder=Path(folder),
-            space=_with_teacher(load_space("quickstart").with_values({"epochs": options.epochs}), Path(folder)),
+            space=with_teacher(load_space("quickstart").with_values({"epochs": options.epochs}), Path(folder)),
             trials=options.trials,
             concurrent=options.concurrent,
         )
@@ -92,7 +92,7 @@ def main() -> None:
     print("\n".join(_table(options, told)))
 
 
-def _with_teacher(space: Space, folder: Path) -> Space:
+def with_teacher(space: Space, folder: Path) -> Space:
     """One that was trained for an epoch: what it says does not matter here."""
     space = space.with_values({"teacher.epochs": 1})
     made = list(make_teacher(space.base, Places(storage=folder, data_root=folder), torch.device("cpu")))[-1]

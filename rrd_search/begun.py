@@ -3,6 +3,7 @@
 import argparse
 import hashlib
 import json
+import shlex
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from rrd_search.students import forget_trial
 from rrd_search.study_snapshot import SNAPSHOT, repair
 from rrd_search.trial_records import TrialRecord
 from rrd_search.warm_start import warm_start
+from trainables.mirror import Mirror
 from trainables.teacher import stored_teacher, teacher_recipe
 
 RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
@@ -120,7 +122,7 @@ def _take(change: SpaceChange, study: Study, request: Request) -> None:
         change.take()
         for trial in study.earlier():
             if trial.reason == LEFT:
-                forget_trial(request.folder, trial.trial_id)
+                forget_trial(request.folder, trial.trial_id, Mirror(request.places))
 
 
 def _with_new_teacher(request: Request, space: Space, known: SearchFile) -> Request:
@@ -129,7 +131,7 @@ def _with_new_teacher(request: Request, space: Space, known: SearchFile) -> Requ
     if known.teacher.get("trained_here", True) or options.teacher_checkpoint is not None:
         return request
     try:
-        given = stored_teacher(base, request.places.storage)
+        given = stored_teacher(base, request.places)
     except ValueError:  # of another architecture
         return request
     return replace(request, options=argparse.Namespace(**{**vars(options), "teacher_checkpoint": given}))
@@ -174,7 +176,7 @@ def _keep_champion(best: TrialRecord, request: Request, console: Console) -> Non
     console.print(f"keeping the best student, of trial {best.trial_id}, in MLflow ...", highlight=False)
     size = best.config.data.image_size
     try:
-        files = export_trial(request.folder, request.places.storage, best, request.folder / "champion")
+        files = export_trial(request.name, request.places, best, request.folder / "champion")
         champion = Champion(
             trial_id=best.trial_id,
             model=read_student(files),
@@ -192,11 +194,11 @@ def _keep_champion(best: TrialRecord, request: Request, console: Console) -> Non
 def close(console: Console, request: Request, study: Study, teacher: dict[str, Any]) -> None:
     """The tables, where to look, and what to do next."""
     show_results(console, request.name, study, teacher)
-    own = request.mlflow_uri.startswith("sqlite:")
+    own = request.options.mlflow_uri is None
     where = f"make ui STORAGE={shown(request.places.storage)}" if own else request.mlflow_uri
     console.print(f"look:  {where}   (experiment {request.name})", highlight=False)
     if study.best() is not None:
-        storage = shown(request.places.storage)
+        storage = shlex.quote(request.places.remote or str(shown(request.places.storage)))
         command = f"python -m rrd_search.export --name {request.name} --storage {storage} --output best"
         console.print(f"next:  {command}\n       python -m rrd_search.train best", highlight=False, soft_wrap=True)
 

@@ -1,6 +1,7 @@
 """python -m rrd_search.status NAME: what a search is doing, what came of it, and what it takes, without touching it.
 
-Nothing is written in its folder and no lock is taken. Neither Ray nor PyTorch nor Optuna is imported.
+Nothing is written in its folder and no lock is taken. Neither Ray nor PyTorch nor Optuna is imported, but where the
+storage is at a URI.
 """
 
 import os
@@ -23,13 +24,24 @@ UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 def main(arguments: list[str]) -> int:
     parser = Parser("rrd_search.status", "What a search is doing and what came of it; it is not disturbed.")
     parser.add_argument("name", help="of the search")
-    parser.add_argument("--storage", type=Path, default=Path("runs"), help="the search's storage folder")
+    parser.add_argument("--storage", default="runs", help="the search's storage: a folder, or a URI")
     options = parser.parse_args(arguments)
-    folder = options.storage.absolute() / options.name
+    folder = _folder(options.storage, options.name)
     console = Console()
     for line in status(folder):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def _folder(storage: str, name: str) -> Path:
+    """Of the search; where the storage is at a URI, of what could be fetched from there."""
+    if "://" not in storage:
+        return Path(storage).absolute() / name
+    from rrd_search.storage import bring, places_of  # which imports Optuna
+
+    places = places_of(storage)
+    bring(places, name)
+    return places.storage / name
 
 
 def status(folder: Path) -> Iterator[str]:

@@ -7,12 +7,13 @@ from rrd_search.command import run_command
 from rrd_search.record import Recorder
 from rrd_search.request import Request, held, parser, read_request
 from rrd_search.search_file import read_search_file
+from rrd_search.storage import held_there
 from rrd_search.warm_start import check_source
 
 
 def main(arguments: list[str]) -> int:
     request = read_request(parser().parse_args(arguments))
-    with held(request.folder):
+    with held(request.folder), held_there(request.places, request.name):
         return search(request, Console())
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from ray import tune
+from ray import cloudpickle, tune
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
@@ -111,4 +111,13 @@ class _Hear(_Driver, tune.Callback):
         self.run.ended(trial.trial_id, trial.last_result)
 
     def on_trial_error(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
-        self.run.ended(trial.trial_id, trial.last_result, trial.get_pickled_error() or trial.get_error())
+        self.run.ended(trial.trial_id, trial.last_result, _error_of(trial))
+
+
+def _error_of(trial: TuneTrial) -> Any:
+    """The last error of a trial, which Tune has just written to its working folder; its own methods look for it in the
+    search's storage, where it comes only with a snapshot, and find none."""
+    try:
+        return cloudpickle.loads(Path(trial.pickled_error_file).read_bytes())
+    except Exception:  # not there, or of a class that this process does not know
+        return "no reason is known"

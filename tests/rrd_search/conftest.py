@@ -8,6 +8,7 @@ from tiny_search import NAME, make_search
 from rrd_search.export import export_trial
 from rrd_search.study_storage import StudyStorage
 from rrd_search.tracking import quiet_client
+from trainables.places import Places
 
 
 @pytest.fixture(scope="session")
@@ -21,7 +22,9 @@ def tiny_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def exported(tiny_storage: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of its best trial."""
-    return export_trial(tiny_storage / NAME, tiny_storage, None, tmp_path_factory.mktemp("export") / "best")
+    return export_trial(
+        NAME, Places(storage=tiny_storage, data_root=tiny_storage), None, tmp_path_factory.mktemp("export") / "best"
+    )
 
 
 @pytest.fixture(scope="session")
