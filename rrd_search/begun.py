@@ -3,28 +3,37 @@
 import argparse
 import hashlib
 import json
+import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from rrd_search.champion import Champion, log_champion
+from rrd_search.marks import LEFT
 from rrd_search.optuna_searcher import Study
 from rrd_search.record import Recorder
 from rrd_search.request import Request
 from rrd_search.results import show_results
 from rrd_search.search_file import SearchFile
 from rrd_search.space import Space
+from rrd_search.space_change import SpaceChange
 from rrd_search.space_check import check
+from rrd_search.students import forget_trial
 from rrd_search.study_snapshot import SNAPSHOT, repair
 from rrd_search.trial_records import TrialRecord
+from rrd_search.warm_start import warm_start
+from trainables.mirror import Mirror
+from trainables.teacher import stored_teacher, teacher_recipe
 
 RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
 
 
 def check_begun(known: SearchFile, options: argparse.Namespace) -> None:
-    """ValueError where a search is to go on with another sampler, seed or kind of schedules than it was begun with."""
+    """ValueError where a search is to go on with another sampler, seed, kind of schedules or warm start than it was
+    begun with."""
     for flag in ("sampler", "seed"):
         if getattr(known, flag) != getattr(options, flag):
             rule = f"{getattr(known, flag)}, as the search was begun with; another --name starts another search"
@@ -34,21 +43,98 @@ def check_begun(known: SearchFile, options: argparse.Namespace) -> None:
         if options.independent_schedules:
             rule = "not be given, as the search was begun without it"
         raise ValueError(f"--independent-schedules must {rule}; another --name starts another search")
+    if options.warm_start not in (None, known.warm_start):
+        rule = f"{known.warm_start}, as the search was begun with"
+        if known.warm_start is None:
+            rule = "not given, as the search was begun without"
+        raise ValueError(f"--warm-start must be {rule}; another --name starts another search")
 
 
-def open_study(request: Request, space: Space) -> Study:
-    """ValueError where the study was begun with another space."""
+def go_on(request: Request, known: SearchFile, console: Console) -> tuple[Request, Space, Study | None]:
+    """The search that was begun, its space and its study, in which another space than before is taken.
+
+    A changed space is told. Where it takes another teacher, which is not there yet, the study is None: see
+    ``open_study``. ValueError where trials or the base do not go with it, and that was not accepted.
+    """
+    space = with_teacher(request.space, known.teacher)
+    study = _study(request, space)
+    change = SpaceChange(study)
+    if change.begun_base.teacher.weights != known.teacher.get("weights"):
+        study.close()  # a kill came between the two files; the teacher is stored
+        return request, request.space, None
+    if change:
+        _accept(change, study, request, console)
+    if known.space != request.options.space:
+        replace(known, space=request.options.space).write(request.folder)
+    if change and teacher_recipe(change.begun_base) != teacher_recipe(space.base):
+        study.close()
+        return _with_new_teacher(request, space, known), request.space, None
+    _take(change, study, request)
+    return request, space, study
+
+
+def open_study(request: Request, space: Space, console: Console) -> Study:
+    """The study with this space, which was accepted where it is another than before; a new one with its history."""
+    study = _study(request, space)
+    _take(SpaceChange(study), study, request)
+    wanted = request.options.warm_start
+    if wanted is not None and study.warm_start is None:
+        console.print(warm_start(study, request), markup=False, highlight=False, soft_wrap=True)
+    if wanted not in (None, study.warm_start):
+        raise ValueError(f"--warm-start must be {study.warm_start}, as the search was begun with, got {wanted}")
+    return study
+
+
+def _study(request: Request, space: Space) -> Study:
     database = request.folder / "study.db"
     repair(database, request.folder / SNAPSHOT, lambda line: print(line, file=sys.stderr))
     url = f"sqlite:///{database}"
     options = request.options
-    study = Study(url, request.name, space, options.sampler, options.seed, options.independent_schedules)
-    if changes := study.space_changes():
-        raise ValueError(
-            f"search {request.name} was begun with other values of {', '.join(changes)}; "
-            "give them as before, or another --name"
+    return Study(url, request.name, space, options.sampler, options.seed, options.independent_schedules)
+
+
+def _accept(change: SpaceChange, study: Study, request: Request, console: Console) -> None:
+    """Tell a changed space. ValueError where it needs to be accepted, and was not."""
+    console.print(f"{request.name} was begun with another space:", highlight=False)
+    for line in change.lines:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    known = len(study.trials()) + len(study.references())
+    told = f"{len(change.unfit)} of {known} trials and references are no points of it"
+    if change.unfit:
+        trial_id, why = next(iter(change.unfit.items()))
+        told += f" ({trial_id}: {why})"
+    elif change.base:
+        told = "its base is another"
+    else:
+        console.print(f"all {known} trials and references are points of this one too", highlight=False)
+        return
+    if not request.options.accept_changes:
+        rule = "--accept-changes keeps them without comparing them, another --name starts another search"
+        raise ValueError(f"the space of {request.name} has changed, {told}; {rule}")
+    if change.unfit:
+        console.print(
+            f"{told}; they are kept, and not compared any more", markup=False, highlight=False, soft_wrap=True
         )
-    return study
+
+
+def _take(change: SpaceChange, study: Study, request: Request) -> None:
+    if change:
+        change.take()
+        for trial in study.earlier():
+            if trial.reason == LEFT:
+                forget_trial(request.folder, trial.trial_id, Mirror(request.places))
+
+
+def _with_new_teacher(request: Request, space: Space, known: SearchFile) -> Request:
+    """A teacher that was given stays; another base may hold out other images, on which it is measured again."""
+    options, base = request.options, space.base
+    if known.teacher.get("trained_here", True) or options.teacher_checkpoint is not None:
+        return request
+    try:
+        given = stored_teacher(base, request.places)
+    except ValueError:  # of another architecture
+        return request
+    return replace(request, options=argparse.Namespace(**{**vars(options), "teacher_checkpoint": given}))
 
 
 def with_teacher(space: Space, teacher: dict[str, Any]) -> Space:
@@ -64,6 +150,9 @@ def finished(study: Study, space: Space, trials: int) -> bool:
 
 def send_rest(recorder: Recorder, request: Request, study: Study, console: Console) -> None:
     """Wait until MLflow has everything, then give it the best student; say what it did not take."""
+    for trial in study.earlier():
+        if trial.reason == LEFT:  # with the space that it was of
+            recorder.end_trial(trial.trial_id, "failed", {}, {"rrd.failure": LEFT})
     if recorder.unsent():
         console.print("sending the last records to MLflow ...", highlight=False)
     if missing := recorder.close(RECORDER_SECONDS):
@@ -87,7 +176,7 @@ def _keep_champion(best: TrialRecord, request: Request, console: Console) -> Non
     console.print(f"keeping the best student, of trial {best.trial_id}, in MLflow ...", highlight=False)
     size = best.config.data.image_size
     try:
-        files = export_trial(request.folder, request.places.storage, best, request.folder / "champion")
+        files = export_trial(request.name, request.places, best, request.folder / "champion")
         champion = Champion(
             trial_id=best.trial_id,
             model=read_student(files),
@@ -105,11 +194,11 @@ def _keep_champion(best: TrialRecord, request: Request, console: Console) -> Non
 def close(console: Console, request: Request, study: Study, teacher: dict[str, Any]) -> None:
     """The tables, where to look, and what to do next."""
     show_results(console, request.name, study, teacher)
-    own = request.mlflow_uri.startswith("sqlite:")
+    own = request.options.mlflow_uri is None
     where = f"make ui STORAGE={shown(request.places.storage)}" if own else request.mlflow_uri
     console.print(f"look:  {where}   (experiment {request.name})", highlight=False)
     if study.best() is not None:
-        storage = shown(request.places.storage)
+        storage = shlex.quote(request.places.remote or str(shown(request.places.storage)))
         command = f"python -m rrd_search.export --name {request.name} --storage {storage} --output best"
         console.print(f"next:  {command}\n       python -m rrd_search.train best", highlight=False, soft_wrap=True)
 

@@ -21,10 +21,12 @@ from rrd_search.progress import percent
 from rrd_search.recorded_trials import chosen_trial, read_trials
 from rrd_search.request import NAME
 from rrd_search.search_file import SearchFile, read_search_file
+from rrd_search.storage import bring, places_of
 from rrd_search.student_program import CONFIG, METRICS, PROGRAM, WEIGHTS, StudentProgram, save_program
 from rrd_search.students import trial_folder
 from rrd_search.trial_records import TrialRecord
 from trainables.data.parts import Training, load_training
+from trainables.places import Places
 from trainables.teacher import stored_teacher
 from trainables.weights import load_network
 from trainables.worker import Report, finished_report
@@ -36,7 +38,7 @@ PACKAGES = ("rrd-search", "torch", "torchvision", "numpy", "ray", "optuna", "mlf
 def main(arguments: list[str]) -> int:
     parser = Parser("rrd_search.export", "Put a search's best student into a folder that loads with torch alone.")
     parser.add_argument("--name", default="quickstart", help="of the search")
-    parser.add_argument("--storage", type=Path, default=Path("runs"), help="the search's storage folder")
+    parser.add_argument("--storage", default="runs", help="the search's storage: a folder, or a URI")
     parser.add_argument("--output", type=Path, default=Path("best"), help="a new folder, or an earlier export")
     parser.add_argument("--trial", metavar="ID", help="default: the best")
     options = parser.parse_args(arguments)
@@ -47,30 +49,32 @@ def main(arguments: list[str]) -> int:
     def say(line: str) -> None:
         console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    storage = options.storage.absolute()
-    trial = chosen_trial(read_trials(storage / options.name), options.trial)
-    output = export_trial(storage / options.name, storage, trial, options.output, say)
+    places = places_of(options.storage)
+    bring(places, options.name)
+    trial = chosen_trial(read_trials(places.storage / options.name), options.trial)
+    output = export_trial(options.name, places, trial, options.output, say)
     say(f"{options.output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     say(f"next:  python -m rrd_search.train {options.output} --storage {options.storage}")
     return 0
 
 
 def export_trial(
-    search_folder: Path,
-    storage: Path,
+    search: str,
+    places: Places,
     trial: TrialRecord | None,
     output: Path,
     say: Callable[[str], None] = lambda line: None,
 ) -> Path:
-    """Put a complete trial (None: the best) into ``output``, new or an earlier export; the folder's whole path.
+    """Put a complete trial of a search (None: the best) into ``output``, new or an earlier export; the folder's whole
+    path.
 
     Nothing is put there before both student files have given the recorded accuracy. ValueError where the trial cannot
     be exported, or ``output`` is something else.
     """
-    trial = trial or chosen_trial(read_trials(search_folder), None)
+    trial = trial or chosen_trial(read_trials(places.storage / search), None)
     with replaced(output) as folder:
-        say(f"exporting trial {trial.trial_id} of {search_folder.name}, {percent(trial.value)} on the held-out images")
-        source = _read_source(search_folder, storage, trial)
+        say(f"exporting trial {trial.trial_id} of {search}, {percent(trial.value)} on the held-out images")
+        source = _read_source(search, places, trial)
         _write_networks(source, folder)
         recorded = source.report["val_accuracy"]
         accuracies = check_students(folder, trial.config, source.images, recorded, say)
@@ -91,7 +95,8 @@ class _Source:
     teacher: Path | None
 
 
-def _read_source(search_folder: Path, storage: Path, trial: TrialRecord) -> _Source:
+def _read_source(search: str, places: Places, trial: TrialRecord) -> _Source:
+    search_folder = places.storage / search
     folder, config = trial_folder(search_folder, trial.trial_id), trial.config
     begun = read_search_file(search_folder)
     if begun is None:
@@ -108,8 +113,8 @@ def _read_source(search_folder: Path, storage: Path, trial: TrialRecord) -> _Sou
         begun=begun,
         folder=folder,
         report=report,
-        images=load_training(config.data, storage, Path(begun.data_root)),
-        teacher=stored_teacher(config, storage) if taught else None,
+        images=load_training(config.data, places.storage, Path(begun.data_root)),
+        teacher=stored_teacher(config, places) if taught else None,
     )
 
 
@@ -167,6 +172,8 @@ def _provenance(source: _Source) -> dict[str, object]:
         "held_out_ids_sha256": hashlib.sha256(images.held_out_ids.astype("<i8").tobytes()).hexdigest(),
     }
     teacher = {"architecture": config.teacher.architecture, **source.begun.teacher} if source.teacher else None
+    if teacher and teacher.get("weights") != config.teacher.weights:  # the trial is of an earlier space
+        teacher = {"architecture": config.teacher.architecture, "weights": config.teacher.weights}
     return {
         "search": source.search,
         "trial_id": source.trial.trial_id,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rrd_search.command import Parser, amount, whole
 from rrd_search.request import NAME, writable
+from rrd_search.storage import places_of
 from rrd_search.tracking import check_tracking_uri
 from trainables.config import TrialConfig
 from trainables.places import Places
@@ -37,7 +38,7 @@ def parser() -> Parser:
     add("--seeds", type=whole(1), default=3, help="how many; the same command with more adds to them")
     add("--name", help="default: that of the search it was exported from, or of the config's file")
     add("--teacher-checkpoint", type=Path, metavar="FILE", help="default: the exported folder's, or by the config")
-    add("--storage", type=Path, default=Path("runs"), help="folder for all that is made")
+    add("--storage", default="runs", help="for all that is made: a folder, or a URI")
     add("--data-root", type=Path, default=Path("data"), help="folder of downloaded datasets")
     add("--mlflow-uri", help="default: sqlite in the storage folder")
     add("--workers", type=whole(1), default=1, help="that share each batch; two or more through Ray Train")
@@ -59,8 +60,9 @@ def read_final_request(options: argparse.Namespace) -> FinalRequest:
         raise ValueError(f"--workers must be a divisor of batch_size, {config.batch_size}, got {options.workers}")
     if options.teacher_checkpoint and not needs_teacher(config):
         raise ValueError(f"--teacher-checkpoint: {options.source} uses no teacher, loss.weight and kd_weight are 0")
-    storage = writable(options.storage)
-    uri = options.mlflow_uri or f"sqlite:///{storage / 'mlflow.db'}"
+    places = places_of(options.storage, options.data_root)
+    writable(places.storage)
+    uri = options.mlflow_uri or f"sqlite:///{places.storage / 'mlflow.db'}"
     check_tracking_uri(uri)
     exported = options.source / TEACHER
     return FinalRequest(
@@ -68,7 +70,7 @@ def read_final_request(options: argparse.Namespace) -> FinalRequest:
         name=name,
         seeds=options.seeds,
         checkpoint=options.teacher_checkpoint or (exported if exported.is_file() else None),
-        places=Places(storage=storage, data_root=options.data_root.absolute()),
+        places=places,
         mlflow_uri=uri,
         workers=options.workers,
         cpus_per_worker=options.cpus_per_worker,

@@ -99,7 +99,7 @@ class FinalTraining:
         if self.request.checkpoint is not None:
             return with_weights(config, load_teacher(config, places, self.request.checkpoint).weights)
         if config.teacher.weights is not None:
-            stored_teacher(config, places.storage)
+            stored_teacher(config, places)
             return config
         with EpochDisplay(self.console, "training the teacher", config.teacher.epochs) as display:
             for said in make_teacher(config, places, self._device()):

@@ -149,6 +149,19 @@ class Journal:
             os.replace(new, self._acknowledged_path)
 
 
+def unsent_in(folder: Path) -> int:
+    """How many events of the journal in a folder were not acknowledged; for those who only look, while it is used."""
+    try:
+        with open(folder / "record.jsonl", "rb") as file:
+            try:
+                file.seek(int(json.loads((folder / "record.offset").read_text())["offset"]))
+            except (OSError, ValueError, TypeError, KeyError):
+                file.seek(0)
+            return sum(block.count(b"\n") for block in iter(lambda: file.read(CHUNK_BYTES), b""))
+    except FileNotFoundError:
+        return 0
+
+
 def _lines_of(content: bytes) -> list[bytes]:
     return content.split(b"\n")[:-1]
 

@@ -17,6 +17,7 @@ from rrd_search.packing import Measured, choose, preflight
 from rrd_search.progress import Progress, percent
 from rrd_search.record import Recorder
 from rrd_search.request import AUTO, Request
+from rrd_search.retold import retell
 from rrd_search.search import SPACE_ERRORS, Plan, SearchRun
 from rrd_search.search_file import SearchFile, read_search_file, teacher_facts
 from rrd_search.space import Space
@@ -27,6 +28,7 @@ from rrd_search.tuner import run_trials
 from trainables.config import TrialConfig
 from trainables.data.parts import load_training
 from trainables.group import Resources
+from trainables.mirror import Mirror
 from trainables.places import Places
 from trainables.teacher import TeacherFile, TeacherProgress, load_teacher, make_teacher, stored_teacher
 from trainables.teacher_table import table_bytes
@@ -58,10 +60,15 @@ class Launch:
                 facts = self._teacher(resources)
                 resources = self._packed(resources, facts)
             self.space = with_teacher(self.space, facts)
-            self.study = study = self.study or open_study(self.request, self.space)
+            self.study = study = self.study or open_study(self.request, self.space, self.console)
             self._search_file(facts).write(self.request.folder)
+            mirror = Mirror(self.request.places)
+            mirror.push(self.request.folder / "search.yaml")
             recorder = Recorder(self.request.folder, self.request.mlflow_uri, self.request.name)
+            blank = recorder.blank
             recorder.start_search(*self._recorded(facts))
+            if blank:
+                retell(recorder, [*study.references(), *study.trials()], self.request.folder)
             run = self._trials(study, recorder, resources, cluster)
         code = self._end(study, recorder, facts, run.signals.exit_code)
         if len(run.space_errors) >= SPACE_ERRORS:
@@ -127,11 +134,11 @@ class Launch:
         """Facts of the base's teacher: the one that the search was begun with, or from a checkpoint, or trained now."""
         base, places = self.space.base, self.request.places
         begun, checkpoint = read_search_file(self.request.folder), self.options.teacher_checkpoint
-        if begun is not None and checkpoint is None:
-            stored_teacher(base, places.storage)
+        if begun is not None and checkpoint is None and base.teacher.weights == begun.teacher.get("weights"):
+            stored_teacher(base, places)
             return begun.teacher
         if base.teacher.weights is not None and checkpoint is None:
-            checkpoint = stored_teacher(base, places.storage)
+            checkpoint = stored_teacher(base, places)
         if checkpoint is not None:
             return teacher_facts(load_teacher(base, places, checkpoint))
         facts: dict[str, Any] = {}
@@ -170,6 +177,7 @@ class Launch:
             data_root=str(self.request.places.data_root),
             teacher=teacher,
             independent_schedules=options.independent_schedules,
+            warm_start=self.study.warm_start if self.study else None,
         )
 
     def _recorded(self, teacher: dict[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
@@ -204,7 +212,7 @@ class Launch:
         with Progress(self.console, name=name, total=total, done=done, best=best.value if best else None) as progress:
             run = SearchRun(plan, study, recorder, progress, cluster)
             run_trials(run)
-        forget_stopped(self.request.folder, study)
+        forget_stopped(self.request.folder, study, Mirror(self.request.places))
         run.close()
         return run
 

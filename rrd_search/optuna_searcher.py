@@ -11,28 +11,39 @@ import optuna
 from optuna.samplers import RandomSampler
 from optuna.trial import FrozenTrial, TrialState
 
+from rrd_search.generations import present_study, reference_record
+from rrd_search.marks import (
+    EARLIER_REFERENCES,
+    LEFT,
+    REFERENCE_PREFIX,
+    SPACE,
+    WARM_START,
+    reference_id,
+    references_of,
+    searched_id,
+)
 from rrd_search.quiet import quiet_log, quiet_optuna
 from rrd_search.samplers import draw, make_sampler
 from rrd_search.space import InvalidCombination, Space
 from rrd_search.space_check import check
+from rrd_search.space_points import draw_unseen
 from rrd_search.study_storage import StudyStorage
 from rrd_search.trial_records import (
-    REFERENCE_PREFIX,
     Proposal,
     TrialRecord,
+    curve_of,
+    free_id,
     id_of,
     is_kept,
+    is_present,
     proposal_of,
     record_of,
-    reference_id,
     rungs_of,
-    searched_id,
 )
 from trainables.config import TrialConfig
 
 OBJECTIVE = "val_accuracy"
 SAMPLER_TRIES = 10  # asks in a row that may end in a duplicate or an invalid combination
-RANDOM_TRIES = 300  # points then drawn at random, before the space counts as exhausted
 TOLD = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
 
 
@@ -56,18 +67,27 @@ class Study:
         """Open or begin the study called ``name``. ``independent_schedules``: each trial has its own order and views of
         the images, instead of all the same. ValueError for an unknown sampler, or a space that is not right."""
         self.exhausted = False
-        self._space, self._sampler, self._seed = space, sampler, seed
+        self.space, self._sampler, self._seed = space, sampler, seed
         self._independent_schedules = independent_schedules
-        self._facts = check(space)
-        first = make_sampler(sampler, seed, 0)
+        self.facts = check(space)
+        self.name = name
+        make_sampler(sampler, seed, 0)  # which checks its name
         self.storage = StudyStorage(storage_url)
         with quiet_optuna():
-            self._searched = _open(self.storage, name, first)
-            self._references = _open(self.storage, f"{name}-references", RandomSampler(seed=0))
-        self._begun_with: dict[str, Any] = self._searched.user_attrs.get("space", self._facts.description)
-        if "space" not in self._searched.user_attrs:
-            self._searched.set_user_attr("objective", OBJECTIVE)
-            self._searched.set_user_attr("space", self._facts.description)
+            self._references = _open(self.storage, references_of(name))
+        self.read_all()
+
+    def read_all(self) -> None:
+        """Everything that is known of the search's present space."""
+        with quiet_optuna():
+            self.searched = _open(self.storage, present_study(self.storage.optuna, self.name))
+        if SPACE not in self.searched.user_attrs:
+            self.searched.set_user_attr("objective", OBJECTIVE)
+            self.searched.set_user_attr(SPACE, self.facts.description)
+        known = self.searched.user_attrs
+        self.begun_with: dict[str, Any] = known[SPACE]
+        self._earlier_references: dict[str, str] = known.get(EARLIER_REFERENCES, {})  # by id, why
+        self.warm_start: str | None = known.get(WARM_START)
         self._rows: dict[str, tuple[int, int]] = {}  # trial id -> the storage's own id, the number in its study
         self._hashes: dict[str, str] = {}  # hash of the config as the space gave it -> trial id, of searched trials
         self._running: dict[str, set[int]] = {}  # trial id -> the epochs reported, while it has not ended
@@ -76,17 +96,6 @@ class Study:
         self._queue: deque[int] = deque()  # numbers of the trials that wait to be asked for
         self._unfinished = self._read()
         self._start_is_queued = False
-
-    def space_changes(self) -> list[str]:
-        """The dotted fields whose base value or range is another than when the study was begun; empty for the same
-        space. Trials of different spaces cannot be compared, and Optuna refuses other choices under the same name."""
-        now = self._facts.description
-        return [
-            name
-            for part in ("base", "searched")
-            for name in sorted({*self._begun_with[part], *now[part]})
-            if self._begun_with[part].get(name) != now[part].get(name)
-        ]
 
     def propose(self) -> Proposal | None:
         """The next trial: START points first, then the sampler's. None, and ``exhausted``, where none is left.
@@ -103,7 +112,7 @@ class Study:
                 return proposal
             tries += not waited
         if not self.exhausted:
-            params = self._draw_unseen()
+            params = draw_unseen(self.space, draw(self._seed, self._numbers), self._hashes)
             self.exhausted = params is None
             if params is not None:
                 self._enqueue(params, {})
@@ -113,14 +122,17 @@ class Study:
     def propose_references(self) -> list[Proposal]:
         """The space's references that the study does not know yet."""
         proposals = []
-        for name, config in self._facts.references.items():
-            if reference_id(name) not in self._rows:
+        known = {reference.point for reference in self.references()}
+        for name, config in self.facts.references.items():
+            if name not in known:
+                trial_id = free_id(reference_id(name), self._rows)  # an earlier space's may have its first one
                 with quiet_optuna():
                     trial = self._references.ask()
                 trial.set_user_attr("point", name)
-                config = self._scheduled(config, reference_id(name))
-                self._keep(trial, reference_id(name), config)
-                proposals.append(Proposal(reference_id(name), config, {}, name))
+                trial.set_user_attr("trial_id", trial_id)
+                config = self.scheduled(config, trial_id)
+                self._keep(trial, trial_id, config)
+                proposals.append(Proposal(trial_id, config, {}, name))
         return proposals
 
     def report(self, trial_id: str, epoch: int, value: float) -> None:
@@ -171,11 +183,21 @@ class Study:
         return [one for one in self._unfinished if one.trial_id in self._running]
 
     def trials(self) -> list[TrialRecord]:
-        """The searched trials in the order of their proposals."""
-        return [record_of(one, False) for one in self._searched.get_trials(deepcopy=False) if is_kept(one)]
+        """The searched trials in the order of their proposals, without ``earlier`` ones."""
+        return [record_of(one, False) for one in self.searched.get_trials(deepcopy=False) if is_present(one)]
 
     def references(self) -> list[TrialRecord]:
-        return [record_of(one, True) for one in self._references.get_trials(deepcopy=False) if is_kept(one)]
+        return [one for one in self.all_references() if one.earlier is None]
+
+    def all_references(self) -> list[TrialRecord]:
+        """Those of earlier spaces too."""
+        trials = self._references.get_trials(deepcopy=False)
+        return [reference_record(one, self._earlier_references) for one in trials if is_kept(one)]
+
+    def earlier(self) -> list[TrialRecord]:
+        """The trials that are no points of the present space, as they ended; then such references."""
+        trials = [record_of(one, False) for one in self.searched.get_trials(deepcopy=False) if is_kept(one)]
+        return [one for one in [*trials, *self.all_references()] if one.earlier is not None]
 
     def best(self) -> TrialRecord | None:
         """The complete searched trial with the highest value, the earliest of equal ones."""
@@ -186,13 +208,19 @@ class Study:
         """The ids of the complete searched trials, the best first, the earlier of equal ones first."""
         return sorted(self._values, key=lambda trial_id: (-self._values[trial_id], trial_id))
 
+    def scheduled(self, config: TrialConfig, trial_id: str) -> TrialConfig:
+        """With its own schedule where trials do not share one: drawn from the shared one's seed and the trial's id."""
+        if not self._independent_schedules:
+            return config
+        return config.with_values({"data.schedule_seed": draw(config.data.schedule_seed, trial_id)})
+
     def close(self) -> None:
         self.storage.close()
 
     def _read(self) -> list[Proposal]:
         """Learn the ids and configs of earlier trials, and end those that a kill left half proposed. The running."""
         running = []
-        for study, reference in ((self._references, True), (self._searched, False)):
+        for study, reference in ((self._references, True), (self.searched, False)):
             trials = study.get_trials(deepcopy=False)
             if not reference:
                 self._numbers = len(trials)
@@ -201,11 +229,16 @@ class Study:
                 if is_kept(trial):
                     trial_id = id_of(trial, reference)
                     self._rows[trial_id] = trial._trial_id, trial.number
+                    if not is_present(trial):
+                        continue
                     if not reference:
                         self._hashes[self._hash_given(trial)] = trial_id
-                    if trial.state == TrialState.RUNNING:
+                    if trial.state == TrialState.RUNNING and trial_id in self._earlier_references:
+                        self.storage.optuna.set_trial_user_attr(trial._trial_id, "reason", LEFT)
+                        study.tell(trial.number, state=TrialState.FAIL)
+                    elif trial.state == TrialState.RUNNING:
                         running.append(proposal_of(trial, reference))
-                        self._running[trial_id] = set(trial.intermediate_values)
+                        self._running[trial_id] = set(curve_of(trial))
                     elif trial.state == TrialState.COMPLETE and not reference:
                         self._values[trial_id] = trial.values[0]
                 elif trial.state == TrialState.RUNNING:
@@ -215,18 +248,18 @@ class Study:
     def _queue_start(self) -> None:
         """Let Optuna ask for the START points first, once in a study's life."""
         known = set()
-        for trial in self._searched.get_trials(deepcopy=False):
+        for trial in self.searched.get_trials(deepcopy=False):
             dropped = "duplicate_of" in trial.user_attrs or "invalid" in trial.user_attrs
-            if is_kept(trial) or dropped or trial.state == TrialState.WAITING:
+            if is_present(trial) or dropped or trial.state == TrialState.WAITING:
                 known.add(trial.user_attrs.get("point"))
-        for name, params in self._facts.start.items():
+        for name, params in self.facts.start.items():
             if name not in known:
                 self._enqueue(params, {"point": name})
         self._start_is_queued = True
 
     def _enqueue(self, params: dict[str, Any], attributes: dict[str, Any]) -> None:
         with quiet_optuna():
-            self._searched.enqueue_trial(params, user_attrs=attributes)
+            self.searched.enqueue_trial(params, user_attrs=attributes)
         self._queue.append(self._numbers)
         self._numbers += 1
 
@@ -235,12 +268,12 @@ class Study:
         waited = bool(self._queue)
         number = self._queue.popleft() if waited else self._numbers
         self._numbers = max(self._numbers, number + 1)
-        self._searched.sampler = make_sampler(self._sampler, self._seed, number)
+        self.searched.sampler = make_sampler(self._sampler, self._seed, number)
         with quiet_optuna():
-            trial = self._searched.ask()
+            trial = self.searched.ask()
         assert trial.number == number, f"trial {number} was asked for, got {trial.number}: another process is at work"
         try:
-            config = self._space.config_of(trial)
+            config = self.space.config_of(trial)
         except ValueError as error:
             self._drop(trial, "invalid", str(error))
             if isinstance(error, InvalidCombination):
@@ -250,36 +283,16 @@ class Study:
             self._drop(trial, "duplicate_of", self._hashes[config.config_hash])
             return None, waited
         self._hashes[config.config_hash] = searched_id(number)
-        config = self._scheduled(config, searched_id(number))
+        config = self.scheduled(config, searched_id(number))
         self._keep(trial, searched_id(number), config)
         return Proposal(searched_id(number), config, trial.params, trial.user_attrs.get("point")), waited
-
-    def _draw_unseen(self) -> dict[str, Any] | None:
-        """Values of a config that no trial has, drawn in memory; samplers treat dropped trials as if they were not."""
-        with quiet_optuna():
-            drawn = optuna.create_study(sampler=RandomSampler(seed=draw(self._seed, self._numbers)))
-        for _ in range(RANDOM_TRIES):
-            trial = drawn.ask()
-            try:
-                config = self._space.config_of(trial)
-            except InvalidCombination:
-                continue
-            if config.config_hash not in self._hashes:
-                return trial.params
-        return None
-
-    def _scheduled(self, config: TrialConfig, trial_id: str) -> TrialConfig:
-        """With its own schedule where trials do not share one: drawn from the shared one's seed and the trial's id."""
-        if not self._independent_schedules:
-            return config
-        return config.with_values({"data.schedule_seed": draw(config.data.schedule_seed, trial_id)})
 
     def _hash_given(self, trial: FrozenTrial) -> str:
         """That of a kept trial's config, as the space gave it."""
         if not self._independent_schedules:
             return str(trial.user_attrs["config_hash"])
         config = TrialConfig.from_dict(trial.user_attrs["config"])
-        return config.with_values({"data.schedule_seed": self._space.base.data.schedule_seed}).config_hash
+        return config.with_values({"data.schedule_seed": self.space.base.data.schedule_seed}).config_hash
 
     def _keep(self, trial: optuna.Trial, trial_id: str, config: TrialConfig) -> None:
         trial.set_user_attr("config_hash", config.config_hash)
@@ -290,17 +303,18 @@ class Study:
     def _drop(self, trial: optuna.Trial, attribute: str, why: str) -> None:
         trial.set_user_attr(attribute, why)
         with quiet_optuna():
-            self._searched.tell(trial, state=TrialState.FAIL)
+            self.searched.tell(trial, state=TrialState.FAIL)
 
     def _study(self, trial_id: str) -> optuna.Study:
-        return self._references if trial_id.startswith(REFERENCE_PREFIX) else self._searched
+        return self._references if trial_id.startswith(REFERENCE_PREFIX) else self.searched
 
     def _trial(self, trial_id: str) -> FrozenTrial:
         assert trial_id in self._rows, f"trial {trial_id} was never proposed"
         return self.storage.optuna.get_trial(self._rows[trial_id][0])
 
 
-def _open(storage: StudyStorage, name: str, sampler: optuna.samplers.BaseSampler) -> optuna.Study:
+def _open(storage: StudyStorage, name: str) -> optuna.Study:
+    sampler = RandomSampler(seed=0)  # until a trial is asked for
     return optuna.create_study(
         storage=storage.optuna, study_name=name, sampler=sampler, direction="maximize", load_if_exists=True
     )

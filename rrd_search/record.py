@@ -64,19 +64,30 @@ class Recorder:
         own = {STATE_TAG: "running", **_texts(tags), TRIAL_TAG: trial_id}
         self._record({"kind": "start", "trial": trial_id, "params": _texts(params), "tags": own})
 
-    def epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float]) -> None:
-        """The metrics of one epoch of a trial, with the epoch as step."""
-        self._record({"kind": "epoch", "trial": trial_id, "epoch": epoch, "metrics": _numbers(metrics)})
+    def epoch(self, trial_id: str, epoch: int, metrics: Mapping[str, float], at: float | None = None) -> None:
+        """The metrics of one epoch of a trial, with the epoch as step. ``at`` is when it ended, ``time.time()``: MLflow
+        takes the same values of the same time once, whoever tells them."""
+        self._record({"kind": "epoch", "trial": trial_id, "epoch": epoch, "metrics": _numbers(metrics)}, at)
 
     def end_trial(
-        self, trial_id: str, state: str, metrics: Mapping[str, float], tags: Mapping[str, str] = NO_TAGS
+        self,
+        trial_id: str,
+        state: str,
+        metrics: Mapping[str, float],
+        tags: Mapping[str, str] = NO_TAGS,
+        at: float | None = None,
     ) -> None:
         """A trial is ``complete``, ``pruned`` or ``failed``; ``metrics`` are those of the whole run."""
-        self._record(_end(state, metrics, {**_texts(tags), STATE_TAG: state}) | {"trial": trial_id})
+        self._record(_end(state, metrics, {**_texts(tags), STATE_TAG: state}) | {"trial": trial_id}, at)
 
     def end_search(self, metrics: Mapping[str, float], tags: Mapping[str, str], state: str = "complete") -> None:
         """The search is ``complete``, ``failed``, or ``stopped`` before its end."""
         self._record(_end(state, metrics, _texts(tags)))
+
+    @property
+    def blank(self) -> bool:
+        """Whether nothing was recorded yet, as far as this folder tells."""
+        return self._journal.total == 0
 
     def unsent(self) -> int:
         """How many events MLflow did not take yet."""
@@ -91,9 +102,9 @@ class Recorder:
         self._stop.set()
         return self._missing()
 
-    def _record(self, event: Event) -> None:
+    def _record(self, event: Event, at: float | None = None) -> None:
         with self._lock:
-            new = self._known.news_of({"time": int(time.time() * 1000), **event})  # ms
+            new = self._known.news_of({"time": int((at or time.time()) * 1000), **event})  # ms
             if new is None:
                 return
             self._journal.append(new)

@@ -16,12 +16,14 @@ from rrd_search.command import Parser, amount, whole
 from rrd_search.samplers import SAMPLERS
 from rrd_search.search_file import AUDIT_STOPS
 from rrd_search.space import Space, load_space
+from rrd_search.storage import places_of
 from rrd_search.tracking import check_tracking_uri
 from trainables.places import Places
 from trainables.watchdog import HANG_SECONDS
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 AUTO = "auto"
+MLFLOW = "mlflow:"  # before the name of an experiment
 SCHEDULERS = ("asha", "hyperband", "median", "none")  # of early_stopping.py, which takes Ray's seconds to import
 TAKEN = ("data", "teachers", "tables", "final", "mlartifacts")  # folders of the storage
 FLAGS = {"data": "data.name", "teacher": "teacher.architecture", "student": "student", "epochs": "epochs"}
@@ -58,6 +60,17 @@ def parser() -> Parser:
     how = parser.add_argument_group("how")
     how.add_argument("--name", help="of the search; default: the space's")
     how.add_argument("--trials", type=whole(1), help="in all; default: as the space says")
+    how.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="go on with a changed space, although trials are no points of it: they are kept, but not compared",
+    )
+    how.add_argument(
+        "--warm-start",
+        metavar="SEARCH",
+        help="whose trials guide the sampler from the start: a search of the storage, the path of a search's folder, "
+        "or mlflow:EXPERIMENT",
+    )
     how.add_argument("--hours", type=amount(0, exclusive=True), help="of wall-clock time; what runs then goes on later")
     how.add_argument("--sampler", choices=list(SAMPLERS), default="tpe")
     how.add_argument("--scheduler", choices=SCHEDULERS, default="asha", help="early stopping")
@@ -72,7 +85,9 @@ def parser() -> Parser:
         "by chance",
     )
     where = parser.add_argument_group("where")
-    where.add_argument("--storage", type=Path, default=Path("runs"), help="folder for all that is made")
+    where.add_argument(
+        "--storage", default="runs", help="for all that is made: a folder, or a URI as s3://BUCKET/FOLDER"
+    )
     where.add_argument("--data-root", type=Path, default=Path("data"), help="folder of downloaded datasets")
     where.add_argument("--table-gb", type=amount(0), default=20.0, help="GiB of the storage for teachers' tables")
     where.add_argument(
@@ -114,12 +129,25 @@ def read_request(options: argparse.Namespace) -> Request:
     share = options.gpus_per_worker
     if options.workers_per_trial > 1 and (share == AUTO or 0 < (share or 0) < 1):
         raise ValueError("--gpus-per-worker must be 1 or more with several workers: NCCL takes a GPU for each")
-    storage = writable(options.storage)
-    uri = options.mlflow_uri or f"sqlite:///{storage / 'mlflow.db'}"
-    check_tracking_uri(uri)
     table_gb = 0.0 if options.independent_schedules else options.table_gb  # a table would serve a single trial
-    places = Places(storage=storage, data_root=options.data_root.absolute(), table_gb=table_gb)
+    places = places_of(options.storage, options.data_root, table_gb)
+    writable(places.storage)
+    if options.warm_start is not None:
+        options.warm_start = _warm_start(options.warm_start, places.storage / name)
+    if places.remote is not None and options.mlflow_uri is None:
+        raise ValueError("--mlflow-uri must be given with a storage at a URI: a file on this machine may be lost")
+    uri = options.mlflow_uri or f"sqlite:///{places.storage / 'mlflow.db'}"
+    check_tracking_uri(uri)
     return Request(options=options, space=space, name=name, places=places, mlflow_uri=uri)
+
+
+def _warm_start(source: str, own: Path) -> str:
+    """A search's name, the whole path of its folder, or ``mlflow:EXPERIMENT``. ``own`` is the folder of this one."""
+    if source in ("", own.name, MLFLOW) or Path(source).resolve() == own.resolve():
+        raise ValueError(f"--warm-start must be another search, a search's folder or mlflow:EXPERIMENT, got {source!r}")
+    if source.startswith(MLFLOW) or NAME.fullmatch(source):
+        return source
+    return str(Path(source).absolute())
 
 
 def gpu_share(text: str) -> float | str:
@@ -144,8 +172,8 @@ def chosen_values(options: argparse.Namespace) -> dict[str, Any]:
     return values
 
 
-def writable(storage: Path) -> Path:
-    """The storage folder, made if need be. ValueError where it cannot be written."""
+def writable(storage: Path) -> None:
+    """Make the storage folder if need be. ValueError where it cannot be written."""
     probe = storage / f".writable.{os.getpid()}"
     try:
         storage.mkdir(parents=True, exist_ok=True)
@@ -153,7 +181,6 @@ def writable(storage: Path) -> Path:
         probe.unlink()
     except OSError as error:
         raise ValueError(f"--storage {storage} cannot be written: {error.strerror}") from error
-    return storage.absolute()
 
 
 @contextmanager

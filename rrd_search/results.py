@@ -22,6 +22,8 @@ def show_results(console: Console, name: str, study: Study, teacher: dict[str, A
     console.print(f"\n[bold]{name}[/bold]: {len(trials)} trials, {told}", highlight=False)
     for trial in (trial for trial in trials if trial.state == "failed"):
         console.print(f"  {trial.trial_id} failed: {trial.reason}", markup=False, highlight=False)
+    if earlier := study.earlier():
+        console.print(_earlier_table(earlier))
     if best is None:
         console.print("no trial ran to its end, so there is no winner")
         return
@@ -61,6 +63,17 @@ def _comparison(best: TrialRecord, trials: Sequence[TrialRecord]) -> Table:
             ended = trial.state == "complete" and trial.value is not None and best.value is not None
             distance = f"{100 * ((trial.value or 0) - (best.value or 0)):+.2f}" if ended else trial.state
             table.add_row(trial.point, percent(trial.value if ended else None), distance, _best_epoch(trial))
+    return table
+
+
+def _earlier_table(trials: Sequence[TrialRecord]) -> Table:
+    """The best of those that are no points of the search's present space."""
+    table = Table(title=f"{len(trials)} of an earlier space, not compared", title_justify="left", title_style="bold")
+    for column in ("trial", "state", "accuracy", "why"):
+        table.add_column(column, overflow="fold")
+    for trial in sorted(trials, key=lambda trial: (trial.state != "complete", -(trial.value or 0.0)))[:BEST]:
+        name = f"{trial.trial_id} ({trial.point})" if trial.point else trial.trial_id
+        table.add_row(name, trial.state, percent(trial.value), trial.earlier)
     return table
 
 

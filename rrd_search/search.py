@@ -15,14 +15,16 @@ from rrd_search.failures import Failure, Failures, failure_of
 from rrd_search.optuna_searcher import Proposal, Study
 from rrd_search.progress import Progress, Row
 from rrd_search.record import Recorder
+from rrd_search.retold import tell_epoch, trial_tags
 from rrd_search.signals import Signals
 from rrd_search.students import Students, forget_trial, trial_folder
 from rrd_search.study_snapshot import SNAPSHOT, Snapshot
 from trainables.group import OUT_OF_MEMORY, Resources
 from trainables.interrupts import EVERYONE
+from trainables.mirror import Mirror
 from trainables.places import Places
 from trainables.watchdog import HANG_SECONDS
-from trainables.worker import stood_still
+from trainables.worker import ENDED_AT, stood_still
 
 LEAVE_SECONDS = 20.0  # in which trials that are asked to leave do so
 NODES_SECONDS = 2.0  # between two looks for nodes that are to be taken away
@@ -59,8 +61,9 @@ class SearchRun:
     def __init__(self, plan: Plan, study: Study, recorder: Recorder, progress: Progress, cluster: Cluster) -> None:
         self.plan, self.study, self.recorder, self.progress = plan, study, recorder, progress
         self.cluster = cluster
-        self._students = Students(plan.folder, study)
-        self._snapshot = Snapshot(study.storage, plan.folder / SNAPSHOT)
+        self._mirror = Mirror(plan.places)
+        self._students = Students(plan.folder, study, self._mirror)
+        self._snapshot = Snapshot(study.storage, plan.folder / SNAPSHOT, self._mirror)
         self._disk = Disk(plan.folder, progress.say)
         self._noticed: set[tuple[str, str]] = set()  # trial and what was said of it
         self._judge = SCHEDULERS[plan.scheduler](plan.epochs)
@@ -160,8 +163,7 @@ class SearchRun:
             self.study.report(proposal.trial_id, epoch, metrics[METRIC])
             if RUNG_METRIC in metrics:
                 self.study.report_rung(proposal.trial_id, epoch, metrics[RUNG_METRIC])
-            shown = {name: value for name, value in metrics.items() if name != "epoch"}
-            self.recorder.epoch(proposal.trial_id, epoch, shown)
+            tell_epoch(self.recorder, proposal.trial_id, metrics)
             self.progress.epoch(proposal.trial_id, epoch, metrics[METRIC])
 
     def ended(self, tune_id: str, result: dict[str, Any], error: Any = None) -> None:
@@ -183,7 +185,7 @@ class SearchRun:
         if (audited := self.study.audited(proposal.trial_id)) is not None:
             tags["rrd.audited_at_epoch"] = str(audited)
         # The study last: a trial that it knows as ended is not run again, so nobody would tell the recorder.
-        self.recorder.end_trial(proposal.trial_id, state, result.get("summary", {}), tags)
+        self.recorder.end_trial(proposal.trial_id, state, result.get("summary", {}), tags, result.get(ENDED_AT))
         self.study.tell(proposal.trial_id, state, value if state == "complete" else None, reason)
         self._snapshot.told()
         if state == "complete":
@@ -191,7 +193,7 @@ class SearchRun:
             if not proposal.reference:
                 self._students.ended(proposal.trial_id)
         elif self.plan.resources.workers == 1:  # else its workers are still in their epoch: see ``forget_stopped``
-            forget_trial(self.plan.folder, proposal.trial_id)
+            forget_trial(self.plan.folder, proposal.trial_id, self._mirror)
         if reason:
             self.progress.say(f"trial {proposal.trial_id} failed: {reason}")
         self.progress.finished(proposal.trial_id, state, counts=not proposal.reference)
@@ -234,9 +236,7 @@ class SearchRun:
     def _start(self, tune_id: str, proposal: Proposal) -> None:
         self._running[tune_id] = proposal
         self._started[proposal.trial_id] = time.monotonic()
-        tags = {"rrd.trial_id": proposal.trial_id, "rrd.config_hash": proposal.config.config_hash}
-        if proposal.point:
-            tags["rrd.point"] = proposal.point
+        tags = trial_tags(proposal.trial_id, proposal.config.config_hash, proposal.point)
         self.recorder.start_trial(proposal.trial_id, proposal.params, tags)
         self.progress.started(Row(proposal.trial_id, proposal.config.epochs, told(proposal.point, proposal.params)))
 
@@ -248,6 +248,7 @@ class SearchRun:
             "storage": str(self.plan.places.storage),
             "data_root": str(self.plan.places.data_root),
             "table_gb": self.plan.places.table_gb,
+            "remote": self.plan.places.remote,
             "folder": str(self.plan.folder),
             "resources": self.plan.resources.__dict__,
             "room": self._resources(self._room.get(proposal.trial_id, 1)).__dict__,

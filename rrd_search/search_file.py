@@ -1,13 +1,16 @@
 """search.yaml: what a search was begun with, in its folder, beside its study."""
 
+from __future__ import annotations
+
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from trainables.teacher import TeacherFile
+if TYPE_CHECKING:  # importing torch takes seconds, which those who only read the file do not wait for
+    from trainables.teacher import TeacherFile
 
 AUDIT_STOPS = 2  # where nothing else is asked for
 
@@ -15,7 +18,7 @@ AUDIT_STOPS = 2  # where nothing else is asked for
 @dataclass(frozen=True, kw_only=True)
 class SearchFile:
     """``space`` is the name or path it was loaded by; ``teacher`` holds ``weights``, ``trained_here`` and
-    ``val_accuracy``; ``trials`` is how many were asked for last."""
+    ``val_accuracy``; ``trials`` is how many were asked for last; ``warm_start`` is whose trials are its history."""
 
     space: str
     trials: int
@@ -26,6 +29,7 @@ class SearchFile:
     teacher: dict[str, Any]
     independent_schedules: bool = False
     audit_stops: int = AUDIT_STOPS
+    warm_start: str | None = None
 
     def write(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)

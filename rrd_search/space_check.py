@@ -101,10 +101,10 @@ def _complete(space: Space, point: dict[str, Any]) -> dict[str, Any]:
 
     def choose(name: str, distribution: BaseDistribution, sampled: Any) -> Any:
         if name in point:
-            if not _holds(distribution, point[name]):
-                raise InvalidCombination(f"{name} must be {_range(distribution)}, got {point[name]!r}")
+            if not holds(distribution, point[name]):
+                raise InvalidCombination(f"{name} must be {range_of(distribution)}, got {point[name]!r}")
             return distribution.to_external_repr(distribution.to_internal_repr(point[name]))
-        if name in usual and _holds(distribution, usual[name]):
+        if name in usual and holds(distribution, usual[name]):
             return usual[name]
         left_open.append(name)
         return sampled
@@ -116,7 +116,8 @@ def _complete(space: Space, point: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in seen.values.items() if name not in left_open}
 
 
-def _holds(distribution: BaseDistribution, value: Any) -> bool:
+def holds(distribution: BaseDistribution, value: Any) -> bool:
+    """Whether it can suggest this value."""
     try:
         optuna.create_trial(value=0.0, params={"field": value}, distributions={"field": distribution})
     except (ValueError, TypeError):
@@ -124,7 +125,8 @@ def _holds(distribution: BaseDistribution, value: Any) -> bool:
     return True
 
 
-def _range(distribution: BaseDistribution) -> str:
+def range_of(distribution: BaseDistribution) -> str:
+    """As people read it."""
     if isinstance(distribution, CategoricalDistribution):
         return "one of " + ", ".join(str(choice) for choice in distribution.choices)
     assert isinstance(distribution, (optuna.distributions.FloatDistribution, optuna.distributions.IntDistribution))

@@ -4,7 +4,9 @@ import shutil
 from pathlib import Path
 
 from rrd_search.optuna_searcher import Study
+from trainables.mirror import Mirror
 
+STUDENTS = ("student.safetensors", "best_student.safetensors")
 KEPT = 3  # complete trials whose students stay
 
 
@@ -16,9 +18,9 @@ def trial_folder(folder: Path, trial_id: str) -> Path:
 class Students:
     """Deletes the students of complete trials that are no longer among the best; their results stay."""
 
-    def __init__(self, folder: Path, study: Study) -> None:
+    def __init__(self, folder: Path, study: Study, mirror: Mirror) -> None:
         """Those of earlier processes first."""
-        self._folder, self._study = folder, study
+        self._folder, self._study, self._mirror = folder, study, mirror
         ranked = study.ranked()
         self._kept = set(ranked[:KEPT])
         for trial_id in ranked[KEPT:]:
@@ -32,17 +34,20 @@ class Students:
         self._kept = best
 
     def _delete(self, trial_id: str) -> None:
-        for student in trial_folder(self._folder, trial_id).glob("*student.safetensors"):
+        for name in STUDENTS:
+            student = trial_folder(self._folder, trial_id) / name
             student.unlink(missing_ok=True)
+            self._mirror.delete(student)
 
 
-def forget_trial(folder: Path, trial_id: str) -> None:
+def forget_trial(folder: Path, trial_id: str, mirror: Mirror) -> None:
     """A trial that was stopped early or failed is not resumed: its checkpoint goes."""
     shutil.rmtree(trial_folder(folder, trial_id), ignore_errors=True)
+    mirror.delete(trial_folder(folder, trial_id))
 
 
-def forget_stopped(folder: Path, study: Study) -> None:
+def forget_stopped(folder: Path, study: Study, mirror: Mirror) -> None:
     """Once more for all of them: the workers of a stopped trial end their epoch, and may write a checkpoint after."""
     for trial in study.trials():
         if trial.state in ("pruned", "failed"):
-            forget_trial(folder, trial.trial_id)
+            forget_trial(folder, trial.trial_id, mirror)

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from rrd_search.study_storage import StudyStorage
+from trainables.mirror import Mirror
 from trainables.whole_file import write_whole
 
 SNAPSHOT = "study.snapshot"  # in the folder of a search
@@ -21,15 +22,16 @@ RUNNING = ("RUNNING", "WAITING")  # states of trials that may still change
 
 
 class Snapshot:
-    """Of an open study, in ``file``. ``eager``: after every trial that is told, whatever it costs."""
+    """Of an open study, in ``file`` and its mirror. Where there is one, after every trial that is told, whatever it
+    costs."""
 
-    def __init__(self, storage: StudyStorage, file: Path, eager: bool = False) -> None:
-        self._storage, self._file, self._eager = storage, file, eager
+    def __init__(self, storage: StudyStorage, file: Path, mirror: Mirror) -> None:
+        self._storage, self._file, self._mirror = storage, file, mirror
         self._taken, self._cost = 0.0, 0.0
 
     def told(self) -> None:
         """A trial was told: take one, if it is time."""
-        if self._eager or (time.monotonic() - self._taken) * SHARE >= self._cost:
+        if self._mirror.exists or (time.monotonic() - self._taken) * SHARE >= self._cost:
             self.take()
 
     def take(self) -> None:
@@ -37,6 +39,7 @@ class Snapshot:
         started = time.monotonic()
         content = self._storage.content()
         write_whole(self._file, content, hashlib.sha256(content).digest())
+        self._mirror.push(self._file)
         self._taken = time.monotonic()
         self._cost = self._taken - started
 

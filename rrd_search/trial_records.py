@@ -1,13 +1,19 @@
 """What a search knows of its trials: ``Proposal``, a config to run, and ``TrialRecord``, how it went."""
 
-import re
+from __future__ import annotations
+
+from collections.abc import Container
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from optuna.trial import FrozenTrial, TrialState
 
-from trainables.config import TrialConfig
+from rrd_search.marks import CURVE, EARLIER, REFERENCE_PREFIX, reference_id, searched_id
+
+if TYPE_CHECKING:  # importing torch takes seconds, which those who only read trials do not wait for
+    from trainables.config import TrialConfig
 
 STATES = {
     TrialState.RUNNING: "running",
@@ -15,7 +21,6 @@ STATES = {
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
 }
-REFERENCE_PREFIX = "ref-"
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class TrialRecord:
     ``state`` is running, complete, pruned or failed. ``value`` is the objective after the last epoch, for a pruned
     trial after the last one it ran. ``curve`` holds the objective by epoch, ``rungs`` what was compared after rung
     epochs. ``audited``: the epoch after which it would have been stopped, had it not been let run on to see its end.
-    ``reason`` tells why it failed.
+    ``reason`` tells why it failed, ``earlier`` why it is of an earlier space and not compared any more.
     """
 
     trial_id: str
@@ -49,7 +54,7 @@ class TrialRecord:
     value: float | None
     epochs: int
     params: dict[str, Any]
-    config: TrialConfig
+    plain_config: dict[str, Any]
     point: str | None
     reference: bool
     curve: dict[int, float]
@@ -58,18 +63,29 @@ class TrialRecord:
     reason: str | None
     started: datetime | None
     ended: datetime | None
+    earlier: str | None = None
+
+    @cached_property
+    def config(self) -> TrialConfig:
+        from trainables.config import TrialConfig
+
+        return TrialConfig.from_dict(self.plain_config)
 
 
-def searched_id(number: int) -> str:
-    return f"{number:05d}"
-
-
-def reference_id(name: str) -> str:
-    return REFERENCE_PREFIX + re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+def free_id(wanted: str, taken: Container[str]) -> str:
+    """``wanted``, or with the first number behind it that makes it a new one."""
+    number, free = 1, wanted
+    while free in taken:
+        number += 1
+        free = f"{wanted}-{number}"
+    return free
 
 
 def id_of(trial: FrozenTrial, reference: bool) -> str:
-    return reference_id(trial.user_attrs["point"]) if reference else searched_id(trial.number)
+    """References that run again in another space have an id of their own."""
+    if not reference:
+        return searched_id(trial.number)
+    return str(trial.user_attrs.get("trial_id") or reference_id(trial.user_attrs["point"]))
 
 
 def is_kept(trial: FrozenTrial) -> bool:
@@ -77,7 +93,14 @@ def is_kept(trial: FrozenTrial) -> bool:
     return trial.state in STATES and "config" in trial.user_attrs
 
 
+def is_present(trial: FrozenTrial) -> bool:
+    """Whether it is a trial of the space as it is now."""
+    return is_kept(trial) and EARLIER not in trial.user_attrs
+
+
 def proposal_of(trial: FrozenTrial, reference: bool) -> Proposal:
+    from trainables.config import TrialConfig
+
     return Proposal(
         trial_id=id_of(trial, reference),
         config=TrialConfig.from_dict(trial.user_attrs["config"]),
@@ -92,21 +115,36 @@ def rungs_of(trial: FrozenTrial) -> dict[int, float]:
     return dict(sorted(by_epoch.items()))
 
 
-def record_of(trial: FrozenTrial, reference: bool) -> TrialRecord:
+def ending_of(trial: FrozenTrial) -> tuple[str, float | None, dict[str, Any]]:
+    """State, value and params; those of an earlier space Optuna knows as failed, without params."""
+    if (known := trial.user_attrs.get(EARLIER)) is not None:
+        return known["state"], known["value"], known["params"]
     told = trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
+    return STATES[trial.state], trial.value if told else None, dict(trial.params)
+
+
+def curve_of(trial: FrozenTrial) -> dict[int, float]:
+    """The objective by epoch, ascending."""
+    copied = {int(epoch): float(value) for epoch, value in trial.user_attrs.get(CURVE, {}).items()}
+    return dict(sorted({**copied, **trial.intermediate_values}.items()))
+
+
+def record_of(trial: FrozenTrial, reference: bool) -> TrialRecord:
+    state, value, params = ending_of(trial)
     return TrialRecord(
         trial_id=id_of(trial, reference),
-        state=STATES[trial.state],
-        value=trial.value if told else None,
+        state=state,
+        value=value,
         epochs=max(trial.intermediate_values, default=0),
-        params=dict(trial.params),
-        config=TrialConfig.from_dict(trial.user_attrs["config"]),
+        params=params,
+        plain_config=trial.user_attrs["config"],
         point=trial.user_attrs.get("point"),
         reference=reference,
-        curve=dict(sorted(trial.intermediate_values.items())),
+        curve=curve_of(trial),
         rungs=rungs_of(trial),
         audited=trial.user_attrs.get("audited_at_epoch"),
         reason=trial.user_attrs.get("reason"),
         started=trial.datetime_start,
         ended=trial.datetime_complete,
+        earlier=trial.user_attrs.get(EARLIER, {}).get("why"),
     )

@@ -2,16 +2,18 @@
 
 from rich.console import Console
 
-from rrd_search.begun import check_begun, close, finished, open_study, send_rest, with_teacher
+from rrd_search.begun import check_begun, close, finished, go_on, send_rest
 from rrd_search.command import run_command
 from rrd_search.record import Recorder
 from rrd_search.request import Request, held, parser, read_request
 from rrd_search.search_file import read_search_file
+from rrd_search.storage import held_there
+from rrd_search.warm_start import check_source
 
 
 def main(arguments: list[str]) -> int:
     request = read_request(parser().parse_args(arguments))
-    with held(request.folder):
+    with held(request.folder), held_there(request.places, request.name):
         return search(request, Console())
 
 
@@ -21,13 +23,14 @@ def search(request: Request, console: Console) -> int:
     trials = request.options.trials or (known.trials if known else space.trials)
     if known is not None:
         check_begun(known, request.options)
-        space = with_teacher(space, known.teacher)
-        study = open_study(request, space)
-        if finished(study, space, trials):
+        request, space, study = go_on(request, known, console)
+        if study is not None and finished(study, space, trials):
             console.print(f"The search {request.name} is finished; more --trials extend it.", highlight=False)
             send_rest(Recorder(request.folder, request.mlflow_uri, request.name), request, study, console)
             close(console, request, study, known.teacher)
             return 0
+    else:
+        check_source(request)
     from rrd_search.launch import Launch  # Ray takes seconds to import
 
     return Launch(request, space, study, trials, console).run()

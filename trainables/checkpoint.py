@@ -11,6 +11,7 @@ import torch
 
 from trainables.whole_file import write_whole
 
+FILES = "checkpoint-*.pt"  # their names
 KEPT = 2  # a damaged one is replaced by the one before it
 LIMIT_BYTES = 10 * 2**30  # for the checkpoints of one trial, where nothing else is asked for
 DIGEST_BYTES = hashlib.sha256().digest_size
@@ -56,7 +57,7 @@ class Checkpoints:
 
     def files(self) -> list[Path]:
         """The newest first."""
-        return sorted(self.folder.glob("checkpoint-*.pt"), reverse=True)
+        return sorted(self.folder.glob(FILES), reverse=True)
 
     def delete(self) -> None:
         """All of them, and the drafts of processes that were killed."""

@@ -21,6 +21,7 @@ from ray.util.queue import Queue
 
 from trainables import cpu
 from trainables.interrupts import Heard, start_interrupts
+from trainables.mirror import Mirror
 from trainables.worker import Report, Task, Worker, earlier_report
 
 # Ray Train looks at its workers every 2 s by default, which makes a report take 2 s; and each trial would start three
@@ -60,6 +61,7 @@ class Group:
         self._interrupts = interrupts or start_interrupts()
         _refusal(task).unlink(missing_ok=True)
         plan = {"task": task, "interrupts": self._interrupts, "threads": resources.cpus_per_worker}
+        storage_path, filesystem = Mirror(task.places).of_train(task.folder / "train")
         per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
         backend = "nccl" if resources.gpus_per_worker else "gloo"
         trainer = TorchTrainer(
@@ -73,7 +75,8 @@ class Group:
             ),
             run_config=RunConfig(
                 name=task.folder.name,
-                storage_path=str(task.folder / "train"),
+                storage_path=storage_path,
+                storage_filesystem=filesystem,
                 callbacks=[_Bridge(self._reports)],  # type: ignore[list-item]  # Ray's annotation is of Tune's
                 failure_config=FailureConfig(max_failures=RESTARTS),
             ),

@@ -8,10 +8,12 @@ from pathlib import Path
 class Places:
     """``storage`` holds what is made here (decoded images, teachers, searches), ``data_root`` the downloaded datasets.
 
-    Both must be the same folder on every machine that trains. Teachers' tables take up to ``table_gb`` GiB of the
+    Both must be the same folder on every machine that trains; or, with ``remote``, a URI, ``storage`` is each machine's
+    own folder, and what must outlive a machine is copied there. Teachers' tables take up to ``table_gb`` GiB of the
     storage.
     """
 
     storage: Path
     data_root: Path
     table_gb: float = 20.0
+    remote: str | None = None

@@ -17,6 +17,7 @@ from trainables.data.parts import Training as TrainingImages
 from trainables.data.parts import load_training
 from trainables.distiller import Distiller
 from trainables.loop import Training, autocast, evaluate, on_device
+from trainables.mirror import Mirror
 from trainables.models.network import Network
 from trainables.outputs import Batch, Outputs
 from trainables.places import Places
@@ -72,10 +73,10 @@ def no_teacher(batch: Batch) -> Outputs:
     raise AssertionError("a trial without distillation asked its teacher")
 
 
-def stored_teacher(config: TrialConfig, storage: Path) -> Path:
+def stored_teacher(config: TrialConfig, places: Places) -> Path:
     """Where the teacher with the config's hash lies. ValueError where it does not."""
-    path = storage / "teachers" / f"{config.teacher.architecture}-{config.teacher.weights}.safetensors"
-    if not path.is_file():
+    path = _path(config.teacher.architecture, config.teacher.weights, places)
+    if not path.is_file() and not Mirror(places).pull(path):
         raise ValueError(f"{path}: no such teacher; give its checkpoint with --teacher-checkpoint")
     return path
 
@@ -87,7 +88,7 @@ def load_teacher(config: TrialConfig, places: Places, checkpoint: Path) -> Teach
     weights = weights_hash(network.state_dict())
     if config.teacher.weights not in (None, weights):
         raise ValueError(f"{checkpoint}: its weights are {weights}, teacher.weights asks for {config.teacher.weights}")
-    path = _store(network, config.teacher.architecture, weights, places.storage)
+    path = _store(network, config.teacher.architecture, weights, places)
     accuracy = _accuracy(network, Batches(images.part, config.data), images.held_out_ids)
     return TeacherFile(path=path, weights=weights, trained_here=False, val_accuracy=accuracy)
 
@@ -99,14 +100,16 @@ def make_teacher(config: TrialConfig, places: Places, device: torch.device) -> I
     note = places.storage / "teachers" / f"{recipe.config_hash}-{images.part.sha256[:16]}.yaml"
     note.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(note.with_suffix(".lock")):
-        if not note.is_file():
+        if not note.is_file() and not Mirror(places).pull(note):
             trained = Training(recipe, Distiller(recipe, len(images.part.classes)), device)
             accuracy = yield from _train(trained, images)
             weights = weights_hash(trained.distiller.student.state_dict())
-            _store(trained.distiller.student, config.teacher.architecture, weights, places.storage)
-            _write(note, {"weights": weights, "val_accuracy": accuracy, "recipe": recipe.to_dict()})
+            _store(trained.distiller.student, config.teacher.architecture, weights, places)
+            content = {"weights": weights, "val_accuracy": accuracy, "recipe": recipe.to_dict()}
+            write_whole(note, yaml.safe_dump(content, sort_keys=False).encode())
+            Mirror(places).push(note)
     known = yaml.safe_load(note.read_text())
-    path = stored_teacher(with_weights(config, known["weights"]), places.storage)
+    path = stored_teacher(with_weights(config, known["weights"]), places)
     yield TeacherFile(path=path, weights=known["weights"], trained_here=True, val_accuracy=known["val_accuracy"])
 
 
@@ -148,12 +151,13 @@ def _accuracy(network: nn.Module, batches: Batches, held_out_ids: np.ndarray) ->
     return evaluate(network, batches.unaugmented(held_out_ids), "float32")["val_accuracy"]
 
 
-def _store(network: nn.Module, architecture: str, weights: str, storage: Path) -> Path:
-    path = storage / "teachers" / f"{architecture}-{weights}.safetensors"
+def _store(network: nn.Module, architecture: str, weights: str, places: Places) -> Path:
+    path = _path(architecture, weights, places)
     if not path.is_file():
         save_weights(network.state_dict(), path)
+        Mirror(places).push(path)
     return path
 
 
-def _write(path: Path, content: dict[str, object]) -> None:
-    write_whole(path, yaml.safe_dump(content, sort_keys=False).encode())
+def _path(architecture: str, weights: str | None, places: Places) -> Path:
+    return places.storage / "teachers" / f"{architecture}-{weights}.safetensors"

@@ -69,7 +69,7 @@ def run(task: Task, resources: Resources) -> Iterator[Report]:
 
 class Trial(tune.Trainable):
     """What Tune runs. A class, because Tune awaits the end of a class and not of a function. Its config: ``trial_id``,
-    ``config`` (a plain TrialConfig), ``storage``, ``data_root``, ``table_gb``, ``folder`` (of the search),
+    ``config`` (a plain TrialConfig), ``storage``, ``data_root``, ``table_gb``, ``remote``, ``folder`` (of the search),
     ``resources``, ``rungs``, ``report_seconds``, ``hang_seconds``, ``checkpoint_bytes``, and ``interrupts``, an actor
     or None.
 
@@ -168,7 +168,10 @@ class Trial(tune.Trainable):
 
     def _task(self) -> Task:
         places = Places(
-            storage=Path(self.plan["storage"]), data_root=Path(self.plan["data_root"]), table_gb=self.plan["table_gb"]
+            storage=Path(self.plan["storage"]),
+            data_root=Path(self.plan["data_root"]),
+            table_gb=self.plan["table_gb"],
+            remote=self.plan["remote"],
         )
         folder = Path(self.plan["folder"]) / "trials" / self.plan["trial_id"]
         config = TrialConfig.from_dict(self.plan["config"])

@@ -14,12 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from trainables.checkpoint import FILES as CHECKPOINT_FILES
 from trainables.checkpoint import LIMIT_BYTES, Checkpoints
 from trainables.config import DataConfig, TeacherConfig, TrialConfig
 from trainables.data.batches import Batches
 from trainables.data.parts import load_training
 from trainables.distiller import Distiller
 from trainables.loop import Interrupted, Training, evaluate
+from trainables.mirror import Mirror
 from trainables.outputs import Batch
 from trainables.places import Places
 from trainables.ranks import own_rank, sum_over_ranks, world_size
@@ -34,6 +36,7 @@ Metrics = dict[str, float]
 Report = dict[str, Any]
 CHECKPOINT_SHARE = 0.05  # of the time goes into writing checkpoints, at most
 RESULT = "result.json"
+ENDED_AT = "ended_at"  # time.time() of an epoch's end, among its metrics
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk or a quota
 ROOM_SECONDS = 2.0  # between two tries where one is full
 log = logging.getLogger(__name__)
@@ -68,7 +71,7 @@ class Materials:
         self.teacher: LiveTeacher | None = None
         self.table: TeacherTable | None = None
         if config.teacher.weights is not None:
-            path = stored_teacher(config, places.storage)
+            path = stored_teacher(config, places)
             network = load_network(path, config.teacher.architecture, self.num_classes)
             self.teacher = LiveTeacher(network, config.precision, device)
             if TeacherTable.serves(config):
@@ -103,6 +106,7 @@ class Worker:
         self.task, self.config = task, task.config
         self._interrupted, self._may_interrupt = interrupted, False
         self._checkpoints = Checkpoints(task.folder, task.checkpoint_bytes)
+        self._mirror = Mirror(task.places)
         self.notice = ""  # what went wrong and did not end the trial
         self._watchdog = Watchdog(hang_file(task.folder, own_rank()), task.hang_seconds)
         self._average: WeightAverage | None = None  # of the epoch, where it ends at a rung
@@ -165,6 +169,7 @@ class Worker:
             metrics["averaged_val_accuracy"] = self._evaluated(student)["val_accuracy"]
         self._average = None
         metrics["device_seconds"] = (time.perf_counter() - started) * world_size()
+        metrics[ENDED_AT] = time.time()
         self.curve.append(metrics)
         if self.best_epoch == number:
             weights = training.distiller.student.state_dict()
@@ -246,7 +251,10 @@ class Worker:
         write_whole(folder / "config.yaml", self.config.to_yaml().encode())
         result = {"config_hash": self.config.config_hash, "curve": self.curve, "summary": self.summary()}
         write_whole(folder / RESULT, json.dumps({**result, "sha256": _digest(result)}).encode())
+        for name in ("student.safetensors", "best_student.safetensors", "config.yaml", RESULT):
+            self._mirror.push(folder / name)
         self._checkpoints.delete()
+        self._mirror.push_only(folder, CHECKPOINT_FILES)
 
     def write_checkpoint(self) -> None:
         """Everything that the rest of the trial depends on. A full disk costs the checkpoint, not the trial."""
@@ -262,6 +270,7 @@ class Worker:
         }
         try:
             self._checkpoints.write(state)
+            self._mirror.push_only(self.task.folder, CHECKPOINT_FILES)
         except OSError as error:
             self.notice = f"no checkpoint is written: {error}"
         self._written = time.perf_counter()
@@ -271,6 +280,7 @@ class Worker:
         return (time.perf_counter() - self._written) * CHECKPOINT_SHARE >= self._writing
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
+        self._mirror.pull_only(self.task.folder, CHECKPOINT_FILES)
         state = self._checkpoints.read()
         if state is None:
             return None
@@ -320,6 +330,7 @@ def earlier_report(task: Task) -> Report | None:
     """As ``finished_report``, of a process that ended before it was heard. A damaged result, or one of another config
     under the same id, is deleted, and the trial runs again."""
     path = task.folder / RESULT
+    Mirror(task.places).pull(path)
     try:
         result = _read_result(task.folder)
     except ValueError as damage:

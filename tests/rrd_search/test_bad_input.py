@@ -93,6 +93,10 @@ CASES: dict[str, tuple[list[str], str]] = {
     "trials 0": (["--trials", "0"], "--trials: must be a whole number of 1 or more"),
     "trials in words": (["--trials", "ten"], "--trials: must be a whole number of 1 or more, got 'ten'"),
     "negative hours": (["--hours", "-1"], "--hours: must be a number above 0"),
+    "warm start from itself": (["--warm-start", "quickstart"], "--warm-start must be another search, .*got 'quickst"),
+    "warm start from nothing": (["--warm-start", "older"], "no search called older in .*storage"),
+    "warm start from no folder": (["--warm-start", "{nowhere}/older"], "no search called older in .*nowhere"),
+    "warm start from no experiment": (["--warm-start", "mlflow:older"], "mlflow:older: no such experiment in MLflow"),
     "unknown sampler": (["--sampler", "grid"], "--sampler: invalid choice: 'grid'.*tpe"),
     "unknown scheduler": (["--scheduler", "pbt"], "--scheduler: invalid choice: 'pbt'.*asha"),
     "unknown flag": (["--gpu", "1"], "unrecognized arguments: --gpu"),
@@ -175,8 +179,9 @@ def begun(storage: Path) -> None:
         (["--seed", "1"], "--seed must be 0, as the search was begun with"),
         (["--sampler", "random"], "--sampler must be tpe, as the search was begun with"),
         (["--independent-schedules"], "--independent-schedules must not be given, as the search was begun without it"),
-        (["--epochs", "9"], "was begun with other values of epochs"),
-        (["rrd", "--name", "quickstart"], "was begun with other values of"),
+        (["--epochs", "9"], "the space of quickstart has changed, its base is another; --accept-changes keeps"),
+        (["rrd", "--name", "quickstart"], "the space of quickstart has changed, its base is another; --accept"),
+        (["--warm-start", "other"], "--warm-start must be not given, as the search was begun without"),
     ],
 )
 def test_a_begun_search_is_not_another(

@@ -36,7 +36,14 @@ def report(value: float, *epochs: int) -> dict[str, Any]:
 
 def record(name: str, rung_values: dict[int, float], **more: Any) -> TrialRecord:
     curve = dict.fromkeys(range(1, max(rung_values, default=0) + 1), 0.5)
-    known = {"trial_id": name, "state": "pruned", "value": 0.5, "epochs": len(curve), "params": {}, "config": CONFIG}
+    known = {
+        "trial_id": name,
+        "state": "pruned",
+        "value": 0.5,
+        "epochs": len(curve),
+        "params": {},
+        "plain_config": CONFIG.to_dict(),
+    }
     known |= {"point": None, "reference": False, "curve": curve, "rungs": rung_values, "audited": None}
     return TrialRecord(**(known | {"reason": None, "started": None, "ended": None} | more))
 

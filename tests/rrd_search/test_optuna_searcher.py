@@ -19,7 +19,7 @@ import torch
 from rrd_search.optuna_searcher import Study
 from rrd_search.samplers import SAMPLERS
 from rrd_search.space import Space
-from rrd_search.study_storage import StudyStorage
+from rrd_search.space_change import SpaceChange
 from trainables.config import TrialConfig
 
 torch.set_num_threads(1)
@@ -61,16 +61,6 @@ MIXED = Space(
 GRID = Space(name="grid", function=grid, base=TrialConfig())
 
 Open = Callable[..., Study]
-
-
-@pytest.fixture(scope="module")
-def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A storage without studies: making its tables takes seconds."""
-    made = tmp_path_factory.mktemp("empty") / "empty.db"
-    storage = StudyStorage(f"sqlite:///{made}")
-    made.with_name("copy.db").write_bytes(storage.content())
-    storage.close()
-    return made.with_name("copy.db")
 
 
 @pytest.fixture
@@ -307,14 +297,14 @@ def test_start_points_wait_over_a_restart(open_study: Open) -> None:
     assert propose(open_study()).point == "with KD"
     more = replace(MIXED, start={**MIXED.start, "hot": POINT | {"loss.student_temperature": 0.3}})
     study = open_study(space=more)
-    assert study.space_changes() == []
+    assert not SpaceChange(study)
     assert [propose(study).point for _ in range(2)] == ["hot", None]
 
 
 def test_a_trial_that_a_kill_left_half_proposed_is_proposed_again(open_study: Open) -> None:
     study = open_study()
     study._queue_start()
-    study._searched.ask().suggest_categorical("kd_weight", (0.0, 1.0))
+    study.searched.ask().suggest_categorical("kd_weight", (0.0, 1.0))
     study._references.ask()
     again = open_study()
     assert again.unfinished() == []
@@ -352,13 +342,6 @@ def test_trials_with_their_own_schedules_are_duplicates_all_the_same(open_study:
         propose(again)
     assert again.propose() is None
     assert len({(one.config.batch_size, one.config.ce_weight) for one in again.trials()}) == 4
-
-
-def test_a_changed_space_is_seen(open_study: Open) -> None:
-    assert open_study().space_changes() == []
-    assert open_study(space=MIXED.with_values({"epochs": 3})).space_changes() == ["epochs"]
-    assert open_study(space=MIXED.with_values({"kd_weight": 0.0})).space_changes() == ["kd_temperature", "kd_weight"]
-    assert open_study().space_changes() == []
 
 
 def test_bad_beginnings(tmp_path: Path, empty: Path) -> None:

@@ -8,6 +8,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from rrd_search.recorded_trials import read_trials
+from rrd_search.search_file import read_search_file
 from rrd_search.stop_evidence import rung_evidence
 from rrd_search.trial_records import record_of
 from trainables.config import TrialConfig
@@ -59,8 +62,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory, server: str) -> Path:
     return storage
 
 
-def tune(storage: Path, server: str, *more: str) -> subprocess.CompletedProcess[str]:
-    command = [*TUNE, "quickstart", "--name", "small", "--storage", str(storage), "--mlflow-uri", server, *SMALL, *more]
+def tune(storage: Path, server: str, *more: str, space: str = "quickstart") -> subprocess.CompletedProcess[str]:
+    command = [*TUNE, space, "--name", "small", "--storage", str(storage), "--mlflow-uri", server, *SMALL, *more]
     return subprocess.run(command, capture_output=True, text=True, cwd=storage, env={**os.environ, "COLUMNS": "150"})
 
 
@@ -155,8 +158,26 @@ def test_a_finished_search_shows_its_results_without_ray_and_more_trials_extend_
     assert again.returncode == 0, again.stderr
     assert "is finished" in again.stdout
     assert "starting Ray" not in again.stdout
-    extended = tune(storage, server, "--trials", "7")
+    before = read_trials(storage / "small")
+    (storage / "wider.py").write_text(WIDER)
+    extended = tune(storage, server, "--trials", "7", space="wider.py")
     assert extended.returncode == 0, extended.stderr
-    trials = [trial for trial in study_of(storage).trials if "config" in trial.user_attrs]
-    assert len(trials) == 7
-    assert len({trial.user_attrs["config_hash"] for trial in trials}) == 7
+    assert "ce_weight: 1.0 -> from 0.5 to 1" in extended.stdout
+    after = read_trials(storage / "small")
+    known = {trial.trial_id for trial in before}
+    assert len({trial.config.config_hash for trial in after}) == 7 + 2
+    assert [replace(trial, params={}) for trial in after if trial.trial_id in known] == [
+        replace(trial, params={}) for trial in before
+    ]
+    assert read_search_file(storage / "small").space == "wider.py"  # type: ignore[union-attr]
+    parameters = [trial.params.keys() for trial in after if not trial.reference]
+    assert all("ce_weight" in names for names in parameters), "those of before are points of the wider space"
+
+
+WIDER = """
+from dataclasses import replace
+from search_spaces import quickstart
+from search_spaces.quickstart import BASE, REFERENCES, START
+def space(trial, base):
+    return replace(quickstart.space(trial, base), ce_weight=trial.suggest_float("ce_weight", 0.5, 1))
+"""

@@ -17,7 +17,13 @@ from trainables.config import TrialConfig
 
 def record(number: int, rungs: dict[int, float], value: float | None, **more: Any) -> TrialRecord:
     known: dict[str, Any] = {"trial_id": f"{number:05d}", "state": "complete", "value": value, "epochs": 9}
-    known |= {"params": {}, "config": TrialConfig(), "point": None, "reference": False, "curve": {9: value}}
+    known |= {
+        "params": {},
+        "plain_config": TrialConfig().to_dict(),
+        "point": None,
+        "reference": False,
+        "curve": {9: value},
+    }
     known |= {"rungs": rungs, "audited": None, "reason": None, "started": None, "ended": None}
     return TrialRecord(**(known | more))
 
@@ -56,7 +62,7 @@ def test_evidence_is_of_finished_trials() -> None:
 
 def shown(trials: list[TrialRecord]) -> str:
     best = max((trial for trial in trials if trial.state == "complete"), key=lambda trial: trial.value or 0)
-    study: Any = SimpleNamespace(trials=lambda: trials, references=list, best=lambda: best)
+    study: Any = SimpleNamespace(trials=lambda: trials, references=list, earlier=list, best=lambda: best)
     console = Console(file=io.StringIO(), width=120)
     show_results(console, "search", study, {})
     assert isinstance(console.file, io.StringIO)

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from rrd_search.students import KEPT, Students, trial_folder
+from trainables.mirror import Mirror
+from trainables.places import Places
 
 
 def test_the_best_stay_whatever_the_order_in_which_they_end(tmp_path: Path) -> None:
@@ -23,7 +25,7 @@ def test_the_best_stay_whatever_the_order_in_which_they_end(tmp_path: Path) -> N
 
     for number, value in enumerate((0.1, 0.2, 0.5, 0.6, 0.4)):
         end(f"early {number}", value)
-    students = Students(tmp_path, study)
+    students = Students(tmp_path, study, Mirror(Places(storage=tmp_path, data_root=tmp_path)))
     assert left() == {"early 2", "early 3", "early 4"}
     for trial_id, value, stay in (
         ("worse", 0.3, {"early 2", "early 3", "early 4"}),

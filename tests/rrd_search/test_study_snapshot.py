@@ -14,6 +14,8 @@ from rrd_search.space import Space
 from rrd_search.study_snapshot import Snapshot, read_snapshot, repair
 from rrd_search.trial_records import TrialRecord
 from trainables.config import TrialConfig
+from trainables.mirror import Mirror
+from trainables.places import Places
 
 TOLD = 5
 
@@ -38,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a study with five trials that were told, one that runs, and a snapshot from before that one."""
     folder = tmp_path_factory.mktemp("made")
     study = open_at(folder / "study.db")
-    snapshot = Snapshot(study.storage, folder / "study.snapshot")
+    snapshot = Snapshot(study.storage, folder / "study.snapshot", mirror_of(folder))
     for number in range(TOLD):
         proposal = study.propose()
         assert proposal is not None
@@ -120,15 +122,25 @@ def test_a_damaged_snapshot_is_not_trusted(folder: Path) -> None:
         repaired(folder)
 
 
-def test_snapshots_take_a_small_share_of_the_time(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("remote", "expected"), [(False, 1), (True, 4)], ids=["local", "mirrored"])
+def test_snapshots_take_a_small_share_of_the_time_or_follow_every_trial(
+    remote: bool, expected: int, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     study = open_at(folder / "study.db")
+    (tmp_path / "there").mkdir()
+    snapshot = Snapshot(
+        study.storage, folder / "study.snapshot", mirror_of(folder, tmp_path / "there" if remote else None)
+    )
     taken: list[Any] = []
-    for eager, expected in ((False, 1), (True, 4)):
-        snapshot = Snapshot(study.storage, folder / "other.snapshot", eager)
-        take = snapshot.take
-        monkeypatch.setattr(snapshot, "take", lambda take=take: (taken.append(1), take()))
-        taken.clear()
-        for _ in range(4):
-            snapshot.told()
-        assert len(taken) == expected
+    take = snapshot.take
+    monkeypatch.setattr(snapshot, "take", lambda: (taken.append(1), take()))
+    for _ in range(4):
+        snapshot.told()
+    assert len(taken) == expected
     study.close()
+    if remote:
+        assert read_snapshot(tmp_path / "there" / "study.snapshot") is not None
+
+
+def mirror_of(folder: Path, there: Path | None = None) -> Mirror:
+    return Mirror(Places(storage=folder, data_root=folder, remote=f"file://{there}" if there else None))

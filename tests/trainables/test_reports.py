@@ -22,7 +22,13 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def plan(storage: Path, folder: Path, **more: Any) -> dict[str, Any]:
     data = DataConfig(name="digits", held_out=0.9)
     config = TrialConfig(data=data, teacher=TeacherConfig(), loss=RRD.Config(weight=0), epochs=4)
-    places = {"storage": str(storage), "data_root": str(storage), "table_gb": 1.0, "folder": str(folder)}
+    places = {
+        "storage": str(storage),
+        "data_root": str(storage),
+        "table_gb": 1.0,
+        "remote": None,
+        "folder": str(folder),
+    }
     plain = {"trial_id": "00000", "config": config.to_dict(), "resources": {"workers": 1, "cpus_per_worker": 1}}
     return (
         plain

@@ -1,0 +1,110 @@
+"""--storage: a folder, or a URI with a folder of this machine's in front of it; and who drives a search there."""
+
+import contextlib
+import hashlib
+import json
+import os
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rrd_search.study_snapshot import SNAPSHOT, read_snapshot
+from trainables.mirror import SCHEME, Mirror, open_store
+from trainables.places import Places
+from trainables.whole_file import write_whole
+
+HOLDER = "driver.json"  # beside a search at a URI: the machine that drives it, or did so last
+BEAT_SECONDS = 20.0
+DEAD_SECONDS = 90.0  # without a beat, after which the driver counts as gone
+RESULTS = ("result.json", "config.yaml", "student.safetensors", "best_student.safetensors")
+
+
+def places_of(storage: str, data_root: Path = Path("data"), table_gb: float = 20.0) -> Places:
+    """ValueError for a URI that is none of pyarrow's."""
+    data_root = data_root.absolute()
+    if not SCHEME.match(storage):
+        return Places(storage=Path(storage).absolute(), data_root=data_root, table_gb=table_gb)
+    open_store(storage)
+    own = cache() / hashlib.sha256(storage.partition("?")[0].encode()).hexdigest()[:16]
+    return Places(storage=own, data_root=data_root, table_gb=table_gb, remote=storage)
+
+
+def cache() -> Path:
+    """This user's folder on this machine for what can be fetched or made again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrd_search"
+
+
+def bring(places: Places, name: str) -> None:
+    """Fetch what is known of the search from the URI, if there is one. A study that another machine has gone on with
+    takes the place of the one that is here."""
+    mirror, folder = Mirror(places), places.storage / name
+    if not mirror.exists:
+        return
+    for file in ("search.yaml", SNAPSHOT, HOLDER):
+        mirror.pull(folder / file)
+    for pattern in RESULTS:
+        mirror.pull_tree(folder / "trials", pattern)
+    mirror.pull_tree(places.storage / "teachers", "*.safetensors")
+    if _holder(folder).get("machine") != _this_machine():
+        # What MLflow was told from here is not all that it was told.
+        for old in [*folder.glob("study.db*"), *folder.glob("record.*")]:
+            old.unlink()
+        if (content := read_snapshot(folder / SNAPSHOT)) is not None:
+            write_whole(folder / "study.db", content)
+
+
+@contextmanager
+def held_there(places: Places, name: str) -> Iterator[None]:
+    """Keep the drivers of other machines off the search. ValueError names the one that has it."""
+    mirror, holder = Mirror(places), places.storage / name / HOLDER
+    if not mirror.exists:
+        yield
+        return
+    mirror.pull(holder)
+    known = _holder(holder.parent)
+    if known.get("machine") not in (None, _this_machine()) and time.time() - known["beat"] < DEAD_SECONDS:
+        left = DEAD_SECONDS - (time.time() - known["beat"])
+        raise ValueError(
+            f"{name} is being run by process {known['pid']} on {known['host']}; "
+            f"if that has died, try again in {left:.0f} s"
+        )
+    bring(places, name)
+    ended = threading.Event()
+    beating = threading.Thread(target=_beat, args=(mirror, holder, ended), daemon=True)
+    _tell(mirror, holder, time.time())
+    beating.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beating.join()
+        with contextlib.suppress(OSError):
+            _tell(mirror, holder, 0.0)
+
+
+def _beat(mirror: Mirror, holder: Path, ended: threading.Event) -> None:
+    while not ended.wait(BEAT_SECONDS):
+        with contextlib.suppress(OSError):  # the next one may arrive
+            _tell(mirror, holder, time.time())
+
+
+def _tell(mirror: Mirror, holder: Path, beat: float) -> None:
+    told = {"machine": _this_machine(), "host": os.uname().nodename, "pid": os.getpid(), "beat": beat}
+    write_whole(holder, json.dumps(told).encode())
+    mirror.push(holder)
+
+
+def _holder(folder: Path) -> dict:
+    file = folder / HOLDER
+    return dict(json.loads(file.read_text())) if file.is_file() else {}
+
+
+def _this_machine() -> str:
+    """A name that no other machine has, and that is lost with its disk."""
+    file = cache() / "machine"
+    if not file.is_file():
+        write_whole(file, uuid.uuid4().hex.encode())
+    return file.read_text()
