@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from ledger import Findings, Told, examine, finished, trials_of
 from searches import HERE, Driver, Search
+from small_disk import small_disk
 from tally import Tally
 
 pytestmark = pytest.mark.slow
@@ -79,6 +80,37 @@ def test_one_search_with_all_of_it(tmp_path: Path, tally: Tally) -> None:
     assert not found.lines, found.lines
     assert "diverged" in told(search, "00001").reason
     assert os.cpu_count() == 1 or told(search, "00002").state == "complete"
+
+
+@pytest.mark.long_form
+@pytest.mark.parametrize("seed", range(4))
+def test_disk_full(seed: int, tmp_path: Path, tally: Tally) -> None:
+    """Twice in a search, at random moments; for odd seeds the driver is killed while it is full."""
+    chance, ever = random.Random(seed), set[str]()
+    with small_disk(tmp_path / "small", 128) as disk:
+        if disk is None:
+            tally.notes.append("disk full in a search: not injected, mounting a tmpfs needs root")
+            return
+        search = Search(storage=disk.path / "runs", trials=8, evidence=tmp_path)
+        for _ in range(2):
+            driver, before = search.start(), len(search.seen())
+            search.await_seen(lambda seen, before=before: len(seen) > before, driver)  # type: ignore[misc]
+            time.sleep(chance.uniform(0, 3))
+            disk.fill()
+            time.sleep(8)
+            if seed % 2 == 0:
+                disk.empty()
+                time.sleep(4)
+            assert driver.code == 0 if not driver.runs else True, driver.said
+            assert "is full" in driver.said or not driver.runs
+            driver.kill()
+            disk.empty()
+            ever |= finished(search)
+        end = search.run()
+        found = examine(search, ever)
+        tally.add("disk full in a search", 2, found, end.code == 0)
+        assert end.code == 0, end.said
+        assert not found.lines, found.lines
 
 
 @pytest.mark.long_form
