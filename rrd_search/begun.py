@@ -66,6 +66,7 @@ def go_on(request: Request, known: SearchFile, console: Console) -> tuple[Reques
         _accept(change, study, request, console)
     if known.space != request.options.space:
         replace(known, space=request.options.space).write(request.folder)
+        Mirror(request.places).push(request.folder / "search.yaml")
     if change and teacher_recipe(change.begun_base) != teacher_recipe(space.base):
         study.close()
         return _with_new_teacher(request, space, known), request.space, None
