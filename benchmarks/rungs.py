@@ -18,10 +18,11 @@ import torch
 
 from rrd_search.stop_evidence import rank_correlation
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
+from trainables.materials import Materials
 from trainables.places import Places
 from trainables.rungs import rungs
 from trainables.teacher import TeacherFile, make_teacher, with_weights
-from trainables.worker import Materials, Metrics, Task, Worker
+from trainables.worker import Metrics, Task, Worker
 
 TRIALS = 20
 SEED = 1

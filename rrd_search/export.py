@@ -27,9 +27,9 @@ from rrd_search.students import trial_folder
 from rrd_search.trial_records import TrialRecord
 from trainables.data.parts import Training, load_training
 from trainables.places import Places
+from trainables.result import Report, finished_report
 from trainables.teacher import stored_teacher
 from trainables.weights import load_network
-from trainables.worker import Report, finished_report
 
 TEACHER = "teacher.safetensors"
 PACKAGES = ("rrd-search", "torch", "torchvision", "numpy", "ray", "optuna", "mlflow", "safetensors")

@@ -21,9 +21,10 @@ from rrd_search.tracking import shown_uri
 from trainables.config import TrialConfig
 from trainables.data.parts import load_training
 from trainables.group import Resources
+from trainables.result import Report, finished_report
 from trainables.teacher import TeacherFile, load_teacher, make_teacher, stored_teacher, with_weights
 from trainables.trial import run
-from trainables.worker import Report, Task, finished_report
+from trainables.worker import Task
 
 RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
 RECORDED = "recorded.json"  # how many seeds are trained, tested and in MLflow

@@ -9,7 +9,8 @@ from pathlib import Path
 from rrd_search.record import Recorder
 from rrd_search.students import trial_folder
 from rrd_search.trial_records import TrialRecord
-from trainables.worker import ENDED_AT, finished_report
+from trainables.result import finished_report
+from trainables.worker import ENDED_AT
 
 
 def retell(recorder: Recorder, trials: Sequence[TrialRecord], folder: Path) -> None:

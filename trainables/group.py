@@ -22,7 +22,8 @@ from ray.util.queue import Queue
 from trainables import cpu
 from trainables.interrupts import Heard, start_interrupts
 from trainables.mirror import Mirror
-from trainables.worker import Report, Task, Worker, earlier_report
+from trainables.result import Report, earlier_report
+from trainables.worker import Task, Worker
 
 # Ray Train looks at its workers every 2 s by default, which makes a report take 2 s; and each trial would start three
 # more processes to watch for what a search watches itself.
@@ -140,7 +141,9 @@ def _train_ranks(plan: dict[str, Any]) -> None:
     else:
         torch.cuda.set_device(device)
     heard = Heard(plan["interrupts"])
-    if (known := earlier_report(task)) is not None:  # this worker's forerunner died after the end
+    if (
+        known := earlier_report(task.folder, task.config, task.places)
+    ) is not None:  # this worker's forerunner died after the end
         return ray.train.report(known)
     worker = Worker(task, device)
     while not worker.finished:

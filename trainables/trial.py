@@ -16,8 +16,10 @@ from trainables.config import TrialConfig
 from trainables.group import OUT_OF_MEMORY, Group, Resources, refused
 from trainables.interrupts import Heard
 from trainables.loop import Interrupted
+from trainables.materials import Materials
 from trainables.places import Places
-from trainables.worker import Materials, Report, Task, Worker, earlier_report
+from trainables.result import Report, earlier_report
+from trainables.worker import Task, Worker
 
 DIVERGED = "diverged"  # a kind of failure, beside those of ``group``
 
@@ -135,7 +137,9 @@ class Trial(tune.Trainable):
     def _next_epochs(self) -> dict[str, Any]:
         task = self._task()
         if self.running is None:
-            if (known := earlier_report(task)) is not None:  # the driver died before it heard of it
+            if (
+                known := earlier_report(task.folder, task.config, task.places)
+            ) is not None:  # the driver died before it heard of it
                 return self._result(known)
             self.running = self._start(task)
         report = self.running.next_epoch()

@@ -1,8 +1,6 @@
 """What each process of a trial does: takes its slice of the batches, trains, evaluates, writes checkpoints."""
 
 import errno
-import hashlib
-import json
 import logging
 import math
 import time
@@ -16,26 +14,24 @@ from torch import Tensor, nn
 
 from trainables.checkpoint import FILES as CHECKPOINT_FILES
 from trainables.checkpoint import LIMIT_BYTES, Checkpoints
-from trainables.config import DataConfig, TeacherConfig, TrialConfig
-from trainables.data.batches import Batches
-from trainables.data.parts import load_training
+from trainables.config import TrialConfig
 from trainables.distiller import Distiller
 from trainables.loop import Interrupted, Training, evaluate
+from trainables.materials import Materials
 from trainables.mirror import Mirror
 from trainables.outputs import Batch
 from trainables.places import Places
 from trainables.ranks import own_rank, sum_over_ranks, world_size
+from trainables.result import RESULT, Report, write_result
 from trainables.rungs import WeightAverage
-from trainables.teacher import LiveTeacher, no_teacher, stored_teacher
+from trainables.teacher import LiveTeacher, no_teacher
 from trainables.teacher_table import TeacherTable
 from trainables.watchdog import HANG_SECONDS, Watchdog, hung
-from trainables.weights import load_network, save_weights
+from trainables.weights import save_weights
 from trainables.whole_file import write_whole
 
 Metrics = dict[str, float]
-Report = dict[str, Any]
 CHECKPOINT_SHARE = 0.05  # of the time goes into writing checkpoints, at most
-RESULT = "result.json"
 ENDED_AT = "ended_at"  # time.time() of an epoch's end, among its metrics
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk or a quota
 ROOM_SECONDS = 2.0  # between two tries where one is full
@@ -56,38 +52,6 @@ class Task:
     rungs: tuple[int, ...] = ()
     hang_seconds: float = HANG_SECONDS
     checkpoint_bytes: int = LIMIT_BYTES
-
-
-class Materials:
-    """Images and teacher on the device. Trials that follow one another in a process share them."""
-
-    def __init__(self, config: TrialConfig, places: Places, device: torch.device) -> None:
-        self.key = self._key(config)
-        self.device = device
-        images = load_training(config.data, places.storage, places.data_root)
-        self.num_classes = len(images.part.classes)
-        self.images = images
-        self.batches = Batches(images.part, config.data, images.train_ids, device)
-        self.teacher: LiveTeacher | None = None
-        self.table: TeacherTable | None = None
-        if config.teacher.weights is not None:
-            path = stored_teacher(config, places)
-            network = load_network(path, config.teacher.architecture, self.num_classes)
-            self.teacher = LiveTeacher(network, config.precision, device)
-            if TeacherTable.serves(config):
-                self.table = TeacherTable(config, self.teacher, self.batches, places)
-
-    @property
-    def shown(self) -> int:
-        """How many images this process has shown to the teacher."""
-        return self.teacher.images if self.teacher else 0
-
-    def fits(self, config: TrialConfig, device: torch.device) -> bool:
-        return self.key == self._key(config) and self.device == device
-
-    @staticmethod
-    def _key(config: TrialConfig) -> tuple[DataConfig, TeacherConfig, str, str]:
-        return config.data, config.teacher, config.precision, config.loss.name
 
 
 class Worker:
@@ -232,12 +196,13 @@ class Worker:
 
     def finish(self) -> None:
         """Leave the students of the last and the best epoch and the metrics in the folder, no checkpoint. Where the
-        disk is full, wait until there is room. ``Interrupted`` where it was asked for meanwhile."""
+        disk is full, or an object store away, wait until it is not. ``Interrupted`` where it was asked for meanwhile.
+        """
         while self.rank == 0:
             try:
                 return self._finish()
             except OSError as error:
-                if error.errno not in FULL:
+                if error.errno not in FULL and not self._mirror.exists:
                     raise
                 if self._interrupted():
                     self.write_checkpoint()
@@ -249,8 +214,7 @@ class Worker:
         save_weights(self.training.distiller.student.state_dict(), folder / "student.safetensors")
         save_weights(self.best_student, folder / "best_student.safetensors")
         write_whole(folder / "config.yaml", self.config.to_yaml().encode())
-        result = {"config_hash": self.config.config_hash, "curve": self.curve, "summary": self.summary()}
-        write_whole(folder / RESULT, json.dumps({**result, "sha256": _digest(result)}).encode())
+        write_result(folder, self.config, self.curve, self.summary())
         for name in ("student.safetensors", "best_student.safetensors", "config.yaml", RESULT):
             self._mirror.push(folder / name)
         self._checkpoints.delete()
@@ -318,48 +282,3 @@ def hang_file(folder: Path, rank: int = 0) -> Path:
 def stood_still(folder: Path) -> bool:
     """Whether a process of the trial was ended by its watchdog."""
     return any(hung(file) for file in folder.glob("hung-*.txt"))
-
-
-def finished_report(folder: Path) -> Report | None:
-    """The report of a trial that ``finish`` ended, with its whole curve; None while it is not finished. ``ValueError``
-    where the file is damaged."""
-    return None if (result := _read_result(folder)) is None else _report_of(result)
-
-
-def earlier_report(task: Task) -> Report | None:
-    """As ``finished_report``, of a process that ended before it was heard. A damaged result, or one of another config
-    under the same id, is deleted, and the trial runs again."""
-    path = task.folder / RESULT
-    Mirror(task.places).pull(path)
-    try:
-        result = _read_result(task.folder)
-    except ValueError as damage:
-        log.warning("%s: the trial runs again", damage)
-    else:
-        if result is None or result["config_hash"] == task.config.config_hash:
-            return None if result is None else _report_of(result)
-        log.warning("%s is of config %s: the trial runs", path, result["config_hash"])
-    path.unlink(missing_ok=True)
-    return None
-
-
-def _report_of(result: dict[str, Any]) -> Report:
-    return {**result["curve"][-1], "summary": result["summary"], "curve": result["curve"]}
-
-
-def _read_result(folder: Path) -> dict[str, Any] | None:
-    path = folder / RESULT
-    if not path.is_file():
-        return None
-    try:
-        result: dict[str, Any] = json.loads(path.read_bytes())
-        digest = result.pop("sha256")
-    except (ValueError, AttributeError, KeyError) as error:
-        raise ValueError(f"{path} is damaged: {error}") from error
-    if digest != _digest(result):
-        raise ValueError(f"{path} is damaged: its checksum is wrong")
-    return result
-
-
-def _digest(result: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(result).encode()).hexdigest()

@@ -42,8 +42,13 @@ class Findings:
 
 
 def trials_of(search: Search) -> dict[str, Told]:
-    """The searched trials by id, read from the file itself, so that a killed driver's study can be read too."""
-    file = search.folder / "study.db"
+    """The searched trials by id."""
+    return trials_in(search.folder, search.name)
+
+
+def trials_in(folder: Path, name: str) -> dict[str, Told]:
+    """Those of the study in a folder, read from the file itself, so that a killed driver's can be read too."""
+    file = folder / "study.db"
     if not file.is_file():
         return {}
     with sqlite3.connect(f"file:{file}?mode=ro", uri=True, timeout=60) as database:
@@ -53,7 +58,7 @@ def trials_of(search: Search) -> dict[str, Told]:
                 "left join trial_user_attributes r on r.trial_id = t.trial_id and r.key = 'reason' "
                 "where s.study_name = ? and t.trial_id in "
                 "(select trial_id from trial_user_attributes where key = 'config')",
-                (search.name,),
+                (name,),
             ).fetchall()
             values = database.execute("select trial_id, step, intermediate_value from trial_intermediate_values")
             curves: dict[int, dict[int, float]] = {}
@@ -116,7 +121,7 @@ def examine_runs(uri: str, name: str, told: dict[str, Told], found: Findings) ->
         found.duplicated.append(f"{len(parents)} parents")
     children: dict[str, list[Run]] = {}
     for run in runs:
-        if run not in parents:
+        if run not in parents and not run.data.tags.get("rrd.trial_id", "").startswith("ref-"):
             children.setdefault(run.data.tags.get("rrd.trial_id", "?"), []).append(run)
     for trial_id, doubles in children.items():
         if len(doubles) > 1 or trial_id not in told:

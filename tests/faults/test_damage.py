@@ -23,10 +23,11 @@ from trainables.config import TrialConfig
 from trainables.data.image_file import DamagedFile, read_images
 from trainables.data.parts import load_training
 from trainables.places import Places
+from trainables.result import finished_report
 from trainables.table_file import DamagedTable, read_rows
 from trainables.teacher import TeacherFile, make_teacher, with_weights
 from trainables.weights import load_network, read_weights
-from trainables.worker import Task, Worker, finished_report
+from trainables.worker import Task, Worker
 
 pytestmark = pytest.mark.slow
 CPU = torch.device("cpu")

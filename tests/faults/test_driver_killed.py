@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from ledger import Findings, examine, finished
-from searches import Search
+from searches import Driver, Search
 from tally import Tally
 
 pytestmark = pytest.mark.slow
@@ -31,6 +31,7 @@ def kill_at_random(search: Search, kills: int, chance: random.Random) -> tuple[s
     that were ever finished, and what was wrong on the way."""
     ever: set[str] = set()
     wrong: list[str] = []
+    killed: list[Driver] = []
     for _ in range(kills):
         driver = search.start()
         before = len(search.seen())
@@ -40,9 +41,12 @@ def kill_at_random(search: Search, kills: int, chance: random.Random) -> tuple[s
             search.await_seen(lambda seen, before=before: len(seen) > before, driver)  # type: ignore[misc]
             time.sleep(chance.uniform(0, 4.0))
         driver.kill()
+        killed.append(driver)
         now = finished(search)
         wrong += [f"trial {one} was finished before a kill" for one in sorted(ever - now)]
         ever |= now
+    for driver in killed:
+        driver.await_gone()
     return ever, wrong
 
 

@@ -12,8 +12,9 @@ from trainables.checkpoint import Checkpoints
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
 from trainables.group import Group, Resources
 from trainables.places import Places
+from trainables.result import finished_report
 from trainables.trial import run
-from trainables.worker import Task, finished_report
+from trainables.worker import Task
 
 pytestmark = pytest.mark.slow
 TWO = Resources(workers=2)

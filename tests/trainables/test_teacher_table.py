@@ -17,11 +17,12 @@ import torch
 from trainables import table_file
 from trainables.config import KD, RRD, DataConfig, TeacherConfig, TrialConfig
 from trainables.losses.rrd import RRD as RRDLoss
+from trainables.materials import Materials
 from trainables.outputs import Batch, Outputs
 from trainables.places import Places
 from trainables.teacher import TeacherFile, make_teacher, with_weights
 from trainables.teacher_table import TeacherTable
-from trainables.worker import Materials, Task, Worker
+from trainables.worker import Task, Worker
 
 CPU = torch.device("cpu")
 
@@ -161,7 +162,7 @@ import torch
 from trainables import teacher_table
 from trainables.config import TrialConfig
 from trainables.places import Places
-from trainables.worker import Materials
+from trainables.materials import Materials
 torch.set_num_threads(1)
 storage = Path(sys.argv[1])
 write = teacher_table.write_rows

@@ -18,11 +18,13 @@ from safetensors.torch import load_file
 from trainables.checkpoint import Checkpoints
 from trainables.config import RRD, DataConfig, OptimizerConfig, TeacherConfig, TrialConfig
 from trainables.loop import Interrupted
+from trainables.materials import Materials
 from trainables.places import Places
+from trainables.result import finished_report
 from trainables.teacher import TeacherFile, make_teacher, with_weights
 from trainables.watchdog import hung
 from trainables.weights import load_network
-from trainables.worker import Materials, Task, Worker, finished_report
+from trainables.worker import Task, Worker
 
 CPU = torch.device("cpu")
 CHILD = """

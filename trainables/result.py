@@ -1,0 +1,67 @@
+"""What a finished trial leaves in its folder: ``result.json``, its metrics and their checksum."""
+
+import hashlib
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+from trainables.config import TrialConfig
+from trainables.mirror import Mirror
+from trainables.places import Places
+from trainables.whole_file import write_whole
+
+RESULT = "result.json"
+Report = dict[str, Any]
+log = logging.getLogger(__name__)
+
+
+def write_result(folder: Path, config: TrialConfig, curve: list[dict[str, float]], summary: dict[str, float]) -> None:
+    """Once it is there, the trial is finished."""
+    result = {"config_hash": config.config_hash, "curve": curve, "summary": summary}
+    write_whole(folder / RESULT, json.dumps({**result, "sha256": _digest(result)}).encode())
+
+
+def finished_report(folder: Path) -> Report | None:
+    """The report of a trial that ``finish`` ended, with its whole curve; None while it is not finished. ``ValueError``
+    where the file is damaged."""
+    return None if (result := _read_result(folder)) is None else _report_of(result)
+
+
+def earlier_report(folder: Path, config: TrialConfig, places: Places) -> Report | None:
+    """As ``finished_report``, of a process that ended before it was heard. A damaged result, or one of another config
+    under the same id, is deleted, and the trial runs again."""
+    path = folder / RESULT
+    Mirror(places).pull(path)
+    try:
+        result = _read_result(folder)
+    except ValueError as damage:
+        log.warning("%s: the trial runs again", damage)
+    else:
+        if result is None or result["config_hash"] == config.config_hash:
+            return None if result is None else _report_of(result)
+        log.warning("%s is of config %s: the trial runs", path, result["config_hash"])
+    path.unlink(missing_ok=True)
+    return None
+
+
+def _report_of(result: dict[str, Any]) -> Report:
+    return {**result["curve"][-1], "summary": result["summary"], "curve": result["curve"]}
+
+
+def _read_result(folder: Path) -> dict[str, Any] | None:
+    path = folder / RESULT
+    if not path.is_file():
+        return None
+    try:
+        result: dict[str, Any] = json.loads(path.read_bytes())
+        digest = result.pop("sha256")
+    except (ValueError, AttributeError, KeyError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if digest != _digest(result):
+        raise ValueError(f"{path} is damaged: its checksum is wrong")
+    return result
+
+
+def _digest(result: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(result).encode()).hexdigest()
