@@ -29,6 +29,7 @@ from trainables.mirror import Mirror
 from trainables.teacher import stored_teacher, teacher_recipe
 
 RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
+HURRIED_SECONDS = 2.0  # after a signal, whose sender may kill what is not gone in ten; the next start sends the rest
 
 
 def check_begun(known: SearchFile, options: argparse.Namespace) -> None:
@@ -152,17 +153,18 @@ def finished(study: Study, space: Space, trials: int) -> bool:
     return not study.unfinished() and ended >= trials and references >= len(check(space).references)
 
 
-def send_rest(recorder: Recorder, request: Request, study: Study, console: Console) -> None:
-    """Wait until MLflow has everything, then give it the best student; say what it did not take."""
+def send_rest(recorder: Recorder, request: Request, study: Study, console: Console, hurried: bool = False) -> None:
+    """Wait until MLflow has everything, then give it the best student; say what it did not take. ``hurried``: wait for
+    a moment, and leave the student to the next start."""
     for trial in study.earlier():
         if trial.reason == LEFT:  # with the space that it was of
             recorder.end_trial(trial.trial_id, "failed", {}, {"rrd.failure": LEFT})
     if recorder.unsent():
         console.print("sending the last records to MLflow ...", highlight=False)
-    if missing := recorder.close(RECORDER_SECONDS):
+    if missing := recorder.close(HURRIED_SECONDS if hurried else RECORDER_SECONDS):
         console.print(missing, markup=False, highlight=False, soft_wrap=True)
         return
-    if (best := study.best()) is not None:
+    if not hurried and (best := study.best()) is not None:
         _keep_champion(best, request, console)
 
 

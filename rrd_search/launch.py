@@ -227,7 +227,7 @@ class Launch:
         recorder.end_search(
             metrics, {"rrd.best_trial": best.trial_id} if best else {}, "complete" if whole else "stopped"
         )
-        send_rest(recorder, self.request, study, self.console)
+        send_rest(recorder, self.request, study, self.console, hurried=code != 0 and not whole)
         close(self.console, self.request, study, teacher)
         if whole:
             return 0

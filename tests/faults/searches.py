@@ -35,10 +35,11 @@ class Search:
     space: Path = SPACE
     environment: dict[str, str] = field(default_factory=dict)
     name: str = "tiny"
+    evidence: Path | None = None  # where its log and what the witness writes lie; default: in the storage
 
     def __post_init__(self) -> None:
         self.witness.mkdir(parents=True, exist_ok=True)
-        self.log = self.storage / "driver.log"
+        self.log = (self.evidence or self.storage) / "driver.log"
 
     @property
     def folder(self) -> Path:
@@ -46,7 +47,7 @@ class Search:
 
     @property
     def witness(self) -> Path:
-        return self.storage / "witness"
+        return (self.evidence or self.storage) / "witness"
 
     @property
     def uri(self) -> str:
