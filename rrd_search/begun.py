@@ -67,6 +67,7 @@ def go_on(request: Request, known: SearchFile, console: Console) -> tuple[Reques
         _accept(change, study, request, console)
     if known.space != request.options.space:
         replace(known, space=request.options.space).write(request.folder)
+        Mirror(request.places).push(request.folder / "search.yaml")
     if change and teacher_recipe(change.begun_base) != teacher_recipe(space.base):
         study.close()
         return _with_new_teacher(request, space, known), request.space, None
@@ -80,7 +81,7 @@ def open_study(request: Request, space: Space, console: Console) -> Study:
     _take(SpaceChange(study), study, request)
     wanted = request.options.warm_start
     if wanted is not None and study.warm_start is None:
-        console.print(warm_start(study, request), markup=False, highlight=False, soft_wrap=True)
+        _say(console, warm_start(study, request))
     if wanted not in (None, study.warm_start):
         raise ValueError(f"--warm-start must be {study.warm_start}, as the search was begun with, got {wanted}")
     return study
@@ -98,7 +99,7 @@ def _accept(change: SpaceChange, study: Study, request: Request, console: Consol
     """Tell a changed space. ValueError where it needs to be accepted, and was not."""
     console.print(f"{request.name} was begun with another space:", highlight=False)
     for line in change.lines:
-        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+        _say(console, f"  {line}")
     known = len(study.trials()) + len(study.references())
     told = f"{len(change.unfit)} of {known} trials and references are no points of it"
     if change.unfit:
@@ -113,9 +114,12 @@ def _accept(change: SpaceChange, study: Study, request: Request, console: Consol
         rule = "--accept-changes keeps them without comparing them, another --name starts another search"
         raise ValueError(f"the space of {request.name} has changed, {told}; {rule}")
     if change.unfit:
-        console.print(
-            f"{told}; they are kept, and not compared any more", markup=False, highlight=False, soft_wrap=True
-        )
+        _say(console, f"{told}; they are kept, and not compared any more")
+
+
+def _say(console: Console, line: str) -> None:
+    """As it is: an experiment's name may read as a smiley's."""
+    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _take(change: SpaceChange, study: Study, request: Request) -> None:

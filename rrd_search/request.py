@@ -143,7 +143,7 @@ def read_request(options: argparse.Namespace) -> Request:
 
 def _warm_start(source: str, own: Path) -> str:
     """A search's name, the whole path of its folder, or ``mlflow:EXPERIMENT``. ``own`` is the folder of this one."""
-    if source in ("", own.name, MLFLOW) or Path(source).resolve() == own.resolve():
+    if source in ("", own.name, MLFLOW) or "://" in source or Path(source).resolve() == own.resolve():
         raise ValueError(f"--warm-start must be another search, a search's folder or mlflow:EXPERIMENT, got {source!r}")
     if source.startswith(MLFLOW) or NAME.fullmatch(source):
         return source

@@ -4,7 +4,7 @@ Nothing is written in its folder and no lock is taken. Neither Ray nor PyTorch n
 storage is at a URI.
 """
 
-import os
+import contextlib
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -15,9 +15,11 @@ from rrd_search.command import Parser, run_command
 from rrd_search.journal import unsent_in
 from rrd_search.progress import duration, percent
 from rrd_search.search_file import read_search_file
+from rrd_search.stored_search import Stored, at_uri, in_folder
 from rrd_search.study_rows import Row, read_rows
 
 BEGINNINGS = ("study.db", "search.yaml", "driver.pid")  # one of these is in a search's folder from its first moment
+SHARED = ("tables", "teachers", "data")  # folders of the storage
 UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -26,97 +28,40 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("name", help="of the search")
     parser.add_argument("--storage", default="runs", help="the search's storage: a folder, or a URI")
     options = parser.parse_args(arguments)
-    folder = _folder(options.storage, options.name)
     console = Console()
-    for line in status(folder):
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    with contextlib.ExitStack() as stack:
+        if "://" in options.storage:
+            stored = stack.enter_context(at_uri(options.storage, options.name))
+        else:
+            stored = in_folder(Path(options.storage).absolute(), options.name)
+        for line in status(stored):
+            console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
     return 0
 
 
-def _folder(storage: str, name: str) -> Path:
-    """Of the search; where the storage is at a URI, of what could be fetched from there."""
-    if "://" not in storage:
-        return Path(storage).absolute() / name
-    from rrd_search.storage import bring, places_of  # which imports Optuna
-
-    places = places_of(storage)
-    bring(places, name)
-    return places.storage / name
-
-
-def status(folder: Path) -> Iterator[str]:
+def status(stored: Stored) -> Iterator[str]:
     """Line by line. ValueError where there is no such search, or its files are damaged."""
+    folder = stored.folder
     if not any((folder / name).is_file() for name in BEGINNINGS):
         others = sorted({found.parent.name for name in BEGINNINGS for found in folder.parent.glob(f"*/{name}")})
         told = f"; searches there are {', '.join(others)}" if others else ""
-        raise ValueError(f"no search called {folder.name} in {folder.parent}{told}")
+        raise ValueError(f"no search called {folder.name} in {stored.place}{told}")
     trials = read_rows(folder) if (folder / "study.db").is_file() else []
     begun = read_search_file(folder)
     now = [trial for trial in trials if trial.earlier is None]
-    driver = Driver(folder)
-    yield f"{folder.name}: {driver.told}"
+    yield f"{folder.name}: {stored.driver}"
     yield from _counts(now, begun.trials if begun else None)
-    yield from _running([trial for trial in now if trial.state == "running"], driver.alive)
+    yield from _running([trial for trial in now if trial.state == "running"], stored.alive)
     for trial in now:
         if trial.state == "failed":
             yield f"  {trial.trial_id} failed after epoch {trial.epochs}: {trial.reason}"
     if earlier := len(trials) - len(now):
         yield f"{earlier} trials and references of an earlier space are kept, and not compared"
     yield _best(now)
-    yield from _disk(folder)
+    yield from _disk(stored)
     if unsent := unsent_in(folder):
-        yield f"MLflow has not taken {unsent} records yet; a running search sends them, or the next start"
-
-
-class Driver:
-    """Who runs a search: ``alive`` is None where that cannot be seen from this machine."""
-
-    def __init__(self, folder: Path) -> None:
-        try:
-            written = (folder / "driver.pid").read_text()
-        except FileNotFoundError:
-            written = ""
-        pid, _, host = written.strip().partition(" on ")
-        here = host == os.uname().nodename
-        self.alive: bool | None
-        if not (pid.isdigit() and host):
-            self.alive, self.told = False, "no driver runs it"
-        elif not here:
-            self.alive, self.told = None, f"last run by process {pid} on {host}, which cannot be seen from here"
-        else:
-            self.alive = holds(int(pid), folder / "driver.lock")
-            self.told = f"run by process {pid} on this machine"
-            if not self.alive:
-                self.told = f"no driver runs it; the last was process {pid}. The same command goes on with it"
-
-
-def holds(pid: int, lock: Path) -> bool:
-    """Whether the process lives and has the lock's file open: asked of the system, since who tries a lock to see has
-    it for a moment."""
-    try:
-        opened = list(Path(f"/proc/{pid}/fd").iterdir())
-    except PermissionError:  # of another user
-        return True
-    except FileNotFoundError:  # ended, or a system without /proc
-        return not Path("/proc/self").exists() and _lives(pid)
-    return any(_target(link) == os.path.realpath(lock) for link in opened)
-
-
-def _target(link: Path) -> str:
-    try:
-        return os.readlink(link)
-    except OSError:  # closed by now
-        return ""
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)  # signal 0 only asks
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        records = "1 record" if unsent == 1 else f"{unsent} records"
+        yield f"MLflow has not taken {records} yet; a running search sends them, or the next start"
 
 
 def _counts(trials: Sequence[Row], wanted: int | None) -> Iterator[str]:
@@ -154,33 +99,22 @@ def _best(trials: Sequence[Row]) -> str:
     return f"best so far: {best.trial_id}, {percent(best.value)}" + (f" ({best.point})" if best.point else "")
 
 
-def _disk(folder: Path) -> Iterator[str]:
+def _disk(stored: Stored) -> Iterator[str]:
     own = {"checkpoints": 0, "students": 0, "study and records": 0, "other": 0}
-    for path, size in _files(folder):
+    for path, size in stored.files(stored.folder.name):
         if "checkpoint" in path.name:
             own["checkpoints"] += size
         elif path.name.endswith("student.safetensors"):
             own["students"] += size
-        elif path.parent == folder:
+        elif len(path.parts) == 1:
             own["study and records"] += size
         else:
             own["other"] += size
     parts = ", ".join(f"{name} {_bytes(size)}" for name, size in own.items() if size)
-    yield f"disk: {_bytes(sum(own.values()))} in {folder}" + (f" ({parts})" if parts else "")
-    shared = {name: sum(size for _, size in _files(folder.parent / name)) for name in ("tables", "teachers", "data")}
+    yield f"disk: {_bytes(sum(own.values()))} in {stored.place}/{stored.folder.name}" + (f" ({parts})" if parts else "")
+    shared = {name: sum(size for _, size in stored.files(name)) for name in SHARED}
     if told := ", ".join(f"{name} {_bytes(size)}" for name, size in shared.items() if size):
         yield f"      shared with other searches there: {told}"
-
-
-def _files(folder: Path) -> Iterator[tuple[Path, int]]:
-    """Each file below and the bytes that it takes of the disk, a sparse one less than its length."""
-    for root, _, names in os.walk(folder):
-        for name in names:
-            path = Path(root, name)
-            try:
-                yield path, path.lstat().st_blocks * 512
-            except OSError:  # gone by now
-                continue
 
 
 def _bytes(size: float) -> str:

@@ -22,6 +22,7 @@ from rrd_search.request import MLFLOW, NAME, Request
 from rrd_search.samplers import draw
 from rrd_search.space import InvalidCombination, one_line
 from rrd_search.space_points import SEEDS, Point, point_of, seeds_of
+from rrd_search.storage import bring
 from rrd_search.tracking import PARENT_TAG, SEARCH_TAG, STATE_TAG, TRIAL_TAG, plain_reason, quiet_client, shown_uri
 from rrd_search.trial_records import TrialRecord
 from trainables.config import TrialConfig
@@ -120,7 +121,10 @@ def _past(source: str, request: Request) -> list[PastTrial]:
 
 
 def _folder(source: str, request: Request) -> Path:
-    return request.places.storage / source if NAME.fullmatch(source) else Path(source)
+    if not NAME.fullmatch(source):
+        return Path(source)
+    bring(request.places, source)
+    return request.places.storage / source
 
 
 def _of_study(record: TrialRecord) -> PastTrial:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -12,9 +13,10 @@ import optuna
 import pytest
 from rich.console import Console
 
-from rrd_search.begun import go_on, open_study
+from rrd_search.begun import go_on, open_study, send_rest
 from rrd_search.marks import LEFT
 from rrd_search.optuna_searcher import Study
+from rrd_search.record import Recorder
 from rrd_search.recorded_trials import chosen_trial, read_trials
 from rrd_search.request import parser, read_request
 from rrd_search.results import show_results
@@ -309,6 +311,24 @@ def test_what_is_asked_for_and_what_is_kept(tmp_path: Path, opened: Open) -> Non
     for study in (same, wider, longer, again):
         assert study is not None
         study.close()
+
+
+def test_mlflow_hears_of_the_trials_that_were_left(opened: Open, tmp_path: Path) -> None:
+    begin(opened())
+    study = opened(space_of(epochs=9))
+    SpaceChange(study).take()
+    recorder = Recorder(tmp_path / "search", f"sqlite:///{tmp_path}/none/at/all.db", "search")
+    request: Any = None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(recorder, "close", lambda seconds: "MLflow is not there")
+        patch.setattr(recorder, "_wake", lambda: None)
+        for _ in range(2):
+            send_rest(recorder, request, study, Console(file=io.StringIO()))
+    events = [json.loads(line) for line in (tmp_path / "search" / "record.jsonl").read_text().splitlines()]
+    assert [(one["trial"], one["state"], one["tags"]["rrd.failure"]) for one in events] == [
+        ("00004", "failed", LEFT),
+        ("00005", "failed", LEFT),
+    ]
 
 
 def test_a_given_teacher_is_measured_again_on_other_images(tmp_path: Path, opened: Open) -> None:

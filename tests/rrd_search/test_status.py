@@ -1,11 +1,14 @@
 """What ``rrd_search.status`` says, beside a driver that lives, one that died, and none; and that it leaves no trace."""
 
+import hashlib
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +19,14 @@ from rrd_search.command import run_command
 from rrd_search.journal import Journal, unsent_in
 from rrd_search.recorded_trials import read_trials
 from rrd_search.status import main, status
+from rrd_search.storage import HOLDER
+from rrd_search.stored_search import at_uri, in_folder
 from rrd_search.study_rows import read_rows
+from rrd_search.study_snapshot import SNAPSHOT
+from rrd_search.study_storage import StudyStorage
+from trainables.mirror import Mirror
+from trainables.places import Places
+from trainables.whole_file import write_whole
 
 DRIVER = """
 import sys, time
@@ -63,7 +73,7 @@ def traces(folder: Path) -> dict[str, tuple[int, int, int]]:
 
 
 def said(folder: Path) -> str:
-    return "\n".join(status(folder))
+    return "\n".join(status(in_folder(folder.parent, folder.name)))
 
 
 def test_beside_a_driver(folder: Path, driver: "subprocess.Popen[str]") -> None:
@@ -94,7 +104,7 @@ def test_beside_a_driver(folder: Path, driver: "subprocess.Popen[str]") -> None:
     driver.wait()
     before = traces(folder)
     told = said(folder)
-    assert f"search: no driver runs it; the last was process {driver.pid}. The same command goes on" in told
+    assert f"search: no driver runs it; the last was process {driver.pid}\n" in told
     assert re.search("[23] go on at the next start:", told)
     assert len(read_rows(folder)) == len(read_trials(folder)) >= seen[-1]
     assert traces(folder) == before
@@ -113,6 +123,38 @@ def test_it_says_of_a_study_what_optuna_says(tiny_storage: Path) -> None:
     assert "4 of 4 trials have ended: 2 complete, 1 stopped early, 1 failed" in told
     assert "students " in told
     assert "shared with other searches there: tables " in told
+
+
+def test_at_a_uri(tiny_storage: Path, tmp_path: Path) -> None:
+    """What its driver has put there: the snapshot, and a beat."""
+    there = tmp_path / "bucket" / NAME
+    places = Places(storage=tiny_storage, data_root=tiny_storage, remote=f"file://{tmp_path}/bucket")
+    mirror = Mirror(places)
+    student = next((tiny_storage / NAME / "trials").glob("0*/student.safetensors"))
+    for file in (tiny_storage / NAME / "search.yaml", student):
+        mirror.push(file)
+    study = StudyStorage(f"sqlite:///{tiny_storage / NAME / 'study.db'}")
+    content = study.content()
+    study.close()
+    write_whole(there / SNAPSHOT, content, hashlib.sha256(content).digest())
+    for beat, told in (
+        (0.0, "no driver runs it; the last was process 7 on far"),
+        (time.time(), "run by process 7 on far"),
+    ):
+        (there / HOLDER).write_text(json.dumps({"machine": "m", "host": "far", "pid": 7, "beat": beat}))
+        before = traces(there)
+        with at_uri(str(places.remote), NAME) as stored:
+            shown = "\n".join(status(stored))
+            assert read_rows(stored.folder) == read_rows(tiny_storage / NAME)
+        assert f"tiny: {told}" in shown
+        assert "4 of 4 trials have ended: 2 complete, 1 stopped early, 1 failed" in shown
+        assert re.search(r"disk: [\d.]+ KiB in file://.*/bucket/tiny \(students [\d.]+ KiB, study and records", shown)
+        assert traces(there) == before
+    with (
+        at_uri(str(places.remote), "other") as stored,
+        pytest.raises(ValueError, match="no search called other in file:"),
+    ):
+        list(status(stored))
 
 
 def test_records_that_wait_for_mlflow(tmp_path: Path) -> None:
