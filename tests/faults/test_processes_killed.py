@@ -45,7 +45,7 @@ def search_on(nodes: Nodes, storage: Path, workers: int) -> Search:
     return ClusterSearch(
         storage=storage,
         trials=2,
-        options=(*options, "--scheduler", "none", "--epochs", "8"),
+        options=(*options, "--scheduler", "none", "--epochs", "20"),
         environment={**nodes.environment, "RRD_WITNESS": str(witness)},
     )
 
@@ -68,7 +68,7 @@ def test_killed(
     victim: str, workers: int, seed: int, nodes: Nodes, unbroken: dict[int, Path], tmp_path: Path, tally: Tally
 ) -> None:
     chance, search = random.Random(seed), search_on(nodes, tmp_path, workers)
-    driver, epoch = search.start(), chance.randrange(1, 6)
+    driver, epoch = search.start(), chance.randrange(1, 13)
     search.await_seen(
         lambda seen: any(one["trial"] == KILLED and one["kind"] == "begins" and one["epoch"] >= epoch for one in seen),
         driver,
@@ -85,10 +85,8 @@ def test_killed(
     driver.wait()
     found = examine(search, finished(search))
     tally.add(f"SIGKILL of a trial's {victim}, {workers} workers", 1, found, driver.code == 0)
-    again = [one["time"] - killed for one in search.seen() if one["trial"] == KILLED and one["time"] > killed + 0.5]
-    tally.notes.append(
-        f"{victim} of a trial with {workers} workers: trains again {again[0] if again else 0:.1f} s later"
-    )
+    others = [one["time"] - killed for one in search.seen() if one["time"] > killed and one["pid"] not in pids]
+    tally.notes.append(f"{victim} of a trial with {workers} workers: another process trains {min(others):.1f} s later")
     assert driver.code == 0, driver.said
     assert not found.lines, found.lines
     assert leaked == 0, f"{leaked} placement groups more than before"
