@@ -34,15 +34,15 @@ def told(search: Search, trial_id: str) -> Told:
 
 
 def interrupted(search: Search, chance: random.Random, *signals: int) -> tuple[int, float]:
-    """Start a driver and signal it at a random moment while its trials run, as a terminal does: all of its group. Its
-    exit code, and the seconds from the first signal to its end; it is killed where it does not end in time."""
+    """Start a driver and signal it at a random moment while its trials run: Ctrl-C goes to all of its group, as from a
+    terminal. Its exit code, and the seconds from the first signal to its end; it is killed where it takes too long."""
     driver, before = search.start(), len(search.seen())
     search.await_seen(lambda seen: len(seen) > before, driver)
     time.sleep(chance.uniform(0, 3))
     began = time.monotonic()
     for number in signals:
         if driver.runs:
-            os.killpg(driver.process.pid, number)
+            (os.killpg if number == signal.SIGINT else os.kill)(driver.process.pid, number)
             time.sleep(chance.uniform(0.2, 1.0))
     while driver.runs and (signals[0] != signal.SIGTERM or time.monotonic() - began < NOTICE_SECONDS):
         time.sleep(0.05)

@@ -67,8 +67,10 @@ class Witness(importlib.abc.MetaPathFinder):
             if trial is not None and name == "epoch":
                 self.write(kind="begins", trial=trial, epoch=this.training.epoch + 1, rank=this.rank)
             self._strike(method, "before", this, trial)
+            before = _checkpoints(this) if trial is not None else set()
             said = original(this, *arguments, **options)
-            if trial is not None and not name.startswith("_"):
+            unwritten = name == "write_checkpoint" and before == _checkpoints(this)  # the disk was full
+            if trial is not None and not name.startswith("_") and not unwritten:
                 self.write(kind=name, trial=trial, epoch=this.training.epoch, rank=this.rank)
             self._strike(method, "after", this, trial)
             return said
@@ -109,6 +111,10 @@ def _trial_of(this: Any) -> str | None:
     """The id of a worker's trial; None for what is no worker."""
     task = getattr(this, "task", None)
     return task.folder.name if task is not None else None
+
+
+def _checkpoints(worker: Any) -> set[tuple[str, int]]:
+    return {(file.name, file.stat().st_mtime_ns) for file in worker.task.folder.glob("checkpoint*")}
 
 
 def _happen(fault: str, this: Any) -> None:
