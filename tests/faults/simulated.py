@@ -1,13 +1,13 @@
 """python simulated.py FOLDER TRIALS CONCURRENT: the driver of a search whose trials train nothing, on a real Ray, with
 the real study and recorder. It goes on where it was killed, and notes in FOLDER/times.jsonl when it was how far."""
 
-import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.orchestration import EPOCHS, SHOWN, Simulated
+from simulated_trial import EPOCHS, SimulatedTrial, note
+
+from benchmarks.orchestration import SHOWN
 from benchmarks.small_search import SmallSearch
 from rrd_search.search import SearchRun
 from rrd_search.space import load_space
@@ -15,17 +15,8 @@ from rrd_search.space import load_space
 NAME = "small"  # as the benchmarks call theirs
 
 
-class Quick(Simulated):
-    """Says when its first step begins."""
-
-    def step(self) -> dict[str, Any]:
-        if self.epoch == 0:
-            note(Path(self.plan["folder"]), "trial", self.plan["trial_id"])
-        return super().step()
-
-
 class Run(SearchRun):
-    """Its trials take two tenths of a second."""
+    """Notes how far it is."""
 
     def __init__(self, *parts: Any) -> None:
         note(parts[0].folder, "ray is ready")
@@ -40,14 +31,8 @@ class Run(SearchRun):
         return super().next(tune_id)
 
     def _tune_config(self, proposal: Any) -> dict[str, Any]:
-        simulated = {"epoch_seconds": 0.2 / EPOCHS, "epochs": EPOCHS, "shown": SHOWN}
         value = 0.7 - abs(proposal.config.flat()["loss.student_temperature"] - 0.1)
-        return super()._tune_config(proposal) | simulated | {"value": value}
-
-
-def note(folder: Path, what: str, trial: str = "") -> None:
-    with (folder / "times.jsonl").open("a") as file:
-        file.write(json.dumps({"time": time.time(), "what": what, "trial": trial}) + "\n")
+        return super()._tune_config(proposal) | {"shown": SHOWN, "value": value}
 
 
 def main() -> None:
@@ -55,7 +40,7 @@ def main() -> None:
     note(folder, "start")
     space = load_space("rrd").with_values({"epochs": EPOCHS})
     search = SmallSearch(folder=folder, space=space, trials=trials, concurrent=concurrent, sampler="random")
-    print(search.run(Run, Quick))
+    print(search.run(Run, SimulatedTrial))
 
 
 if __name__ == "__main__":
