@@ -9,8 +9,12 @@ INSTALLED := .venv/installed
 tune: install  ## the main job: a search on the embedded digits data
 	$(BIN)/python -m rrd_search.tune $(ARGS)
 
+# The fault suite mostly waits for processes to start and to die, so it runs beside the other tests.
 test: install lint  ## everything: style, types, import order, tests
-	$(BIN)/python -m pytest $(ARGS)
+	@mkdir -p build
+	$(BIN)/python -m pytest tests/faults > build/faults.log 2>&1 & faults=$$!; \
+	$(BIN)/python -m pytest --ignore tests/faults $(ARGS); code=$$?; \
+	echo "waiting for the fault suite ..."; wait $$faults || code=$$?; cat build/faults.log; exit $$code
 
 faults: install  ## the long form of the fault suite: more than 200 faults, an hour or more
 	RRD_FAULTS=long $(BIN)/python -m pytest tests/faults $(ARGS)

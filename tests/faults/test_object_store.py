@@ -55,14 +55,14 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_killed_here_and_continued_on_another_machine(there: str, long: bool, tmp_path: Path, tally: Tally) -> None:
     """Machines change after every kill."""
-    kills, chance = (20 if long else 2), random.Random(0)
-    trials = 20 if long else 6
+    kills, chance = (20 if long else 1), random.Random(0)
+    trials = 20 if long else 4
     search = Stored(storage=tmp_path, there=there, trials=trials, mlflow_uri=f"sqlite:///{tmp_path}/mlflow.db")
     ever: set[str] = set()
     wrong: list[str] = []
     for kill in range(kills):
         driver = search.start()
-        ends = _finishes(search.seen()) + 2
+        ends = _finishes(search.seen()) + 1
         search.await_seen(lambda seen, ends=ends: _finishes(seen) >= ends, driver)  # type: ignore[misc]
         time.sleep(chance.uniform(0, 2.0))
         driver.kill()
