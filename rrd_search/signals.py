@@ -2,10 +2,12 @@
 
 import os
 import signal
+import threading
 from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+LATEST_SECONDS = 30.0  # after the first one: Ray may have heard it too, and what asks Ray then waits for a minute
 SHOW_CURSOR = "\x1b[?25h"  # which a live display had hidden
 
 
@@ -15,6 +17,7 @@ class Signals:
     def __init__(self) -> None:
         self.received: int | None = None
         self._before: dict[int, Any] = {}
+        self._latest: threading.Timer | None = None
 
     @property
     def exit_code(self) -> int:
@@ -27,10 +30,19 @@ class Signals:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._latest is not None:
+            self._latest.cancel()
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            if os.isatty(1):
-                os.write(1, SHOW_CURSOR.encode())
-            os._exit(128 + number)
+            _end(number)
         self.received = number
+        self._latest = threading.Timer(LATEST_SECONDS, _end, (number,))
+        self._latest.daemon = True
+        self._latest.start()
+
+
+def _end(number: int) -> None:
+    if os.isatty(1):
+        os.write(1, SHOW_CURSOR.encode())
+    os._exit(128 + number)
