@@ -59,7 +59,7 @@ class Group:
         os.environ.update(SETTINGS)
         self._task = task
         self._reports = Queue(0, actor_options={"num_cpus": 0})
-        self._interrupts = interrupts or start_interrupts()
+        self._interrupts, self._own_interrupts = interrupts or start_interrupts(), interrupts is None
         _refusal(task).unlink(missing_ok=True)
         plan = {"task": task, "interrupts": self._interrupts, "threads": resources.cpus_per_worker}
         storage_path, filesystem = Mirror(task.places).of_train(task.folder / "train")
@@ -113,6 +113,8 @@ class Group:
             log.error("a trial's workers have not stopped within %s s", STOP_SECONDS)
         self._reports.shutdown(force=True)
         ray.get(self._interrupts.withdraw.remote(trial_id))
+        if self._own_interrupts:
+            ray.kill(self._interrupts)
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:

@@ -22,6 +22,7 @@ from rrd_search.study_snapshot import Snapshot, repair
 from trainables.config import TrialConfig
 from trainables.data.image_file import DamagedFile, read_images
 from trainables.data.parts import load_training
+from trainables.mirror import Mirror
 from trainables.places import Places
 from trainables.result import finished_report
 from trainables.table_file import DamagedTable, read_rows
@@ -233,7 +234,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for epoch in range(1, 5):
             study.report(proposal.trial_id, epoch, (number + epoch) / 20)
         study.tell(proposal.trial_id, "complete", number / 20)
-    Snapshot(study.storage, folder / "study.snapshot").take()
+    Snapshot(study.storage, folder / "study.snapshot", Mirror(Places(storage=folder, data_root=folder))).take()
     study.close()
     return folder
 
