@@ -51,6 +51,7 @@ def interrupted(search: Search, chance: random.Random, *signals: int) -> tuple[i
     return driver.code, seconds
 
 
+@pytest.mark.long_form
 def test_one_search_with_all_of_it(tmp_path: Path, tally: Tally) -> None:
     """NaN, no memory, a hanging process, a killed one, a space that raises, a second driver, Ctrl-C."""
     options = ("--hang-minutes", "0.2", "--scheduler", "none")

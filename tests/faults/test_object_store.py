@@ -18,7 +18,7 @@ from rrd_search.storage import HOLDER
 from trainables.mirror import Mirror
 from trainables.places import Places
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.long_form]
 
 
 @dataclass(kw_only=True)
@@ -53,11 +53,10 @@ def there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield uri
 
 
-def test_killed_here_and_continued_on_another_machine(there: str, long: bool, tmp_path: Path, tally: Tally) -> None:
+def test_killed_here_and_continued_on_another_machine(there: str, tmp_path: Path, tally: Tally) -> None:
     """Machines change after every kill."""
-    kills, chance = (20 if long else 1), random.Random(0)
-    trials = 20 if long else 4
-    search = Stored(storage=tmp_path, there=there, trials=trials, mlflow_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    kills, chance = 8, random.Random(0)
+    search = Stored(storage=tmp_path, there=there, mlflow_uri=f"sqlite:///{tmp_path}/mlflow.db")
     ever: set[str] = set()
     wrong: list[str] = []
     for kill in range(kills):
