@@ -21,12 +21,14 @@ from rrd_search.search_file import SearchFile
 from rrd_search.space import Space
 from rrd_search.space_change import SpaceChange
 from rrd_search.space_check import check
+from rrd_search.stop_evidence import rung_evidence
 from rrd_search.students import forget_trial
 from rrd_search.study_snapshot import SNAPSHOT, repair
 from rrd_search.trial_records import TrialRecord
 from rrd_search.warm_start import warm_start
 from trainables.mirror import Mirror
 from trainables.teacher import stored_teacher, teacher_recipe
+from trainables.whole_file import write_whole
 
 RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
 HURRIED_SECONDS = 2.0  # after a signal, whose sender may kill what is not gone in ten; the next start sends the rest
@@ -153,6 +155,17 @@ def finished(study: Study, space: Space, trials: int) -> bool:
     return not study.unfinished() and ended >= trials and references >= len(check(space).references)
 
 
+def end_search(recorder: Recorder, study: Study, whole: bool) -> None:
+    """Tell what came of the search; telling it again changes nothing."""
+    best = study.best()
+    metrics = {"best_final_val_accuracy": best.value} if best and best.value is not None else {}
+    for rung in rung_evidence(study.trials()):
+        if rung.rank_correlation is not None:
+            metrics[f"rank_correlation_epoch_{rung.epoch}"] = rung.rank_correlation
+    tags = {"rrd.best_trial": best.trial_id} if best else {}
+    recorder.end_search(metrics, tags, "complete" if whole else "stopped")
+
+
 def send_rest(recorder: Recorder, request: Request, study: Study, console: Console, hurried: bool = False) -> None:
     """Wait until MLflow has everything, then give it the best student; say what it did not take. ``hurried``: wait for
     a moment, and leave the student to the next start."""
@@ -172,7 +185,7 @@ def _keep_champion(best: TrialRecord, request: Request, console: Console) -> Non
     """The best student as a registered model of MLflow; once for each student and store."""
     note = request.folder / "champion.json"
     now = {"trial_id": best.trial_id, "store": hashlib.sha256(request.mlflow_uri.encode()).hexdigest()[:16]}
-    if note.is_file() and json.loads(note.read_text()) == now:
+    if note.is_file() and note.read_text() == json.dumps(now):
         return
     import numpy as np
 
@@ -194,7 +207,7 @@ def _keep_champion(best: TrialRecord, request: Request, console: Console) -> Non
     except (RuntimeError, ValueError, OSError) as error:  # the results are shown all the same
         console.print(f"{error}; the next start tries again", markup=False, highlight=False, soft_wrap=True)
     else:
-        note.write_text(json.dumps(now))
+        write_whole(note, json.dumps(now).encode())
 
 
 def close(console: Console, request: Request, study: Study, teacher: dict[str, Any]) -> None:

@@ -32,6 +32,11 @@ def run_command(main: Callable[[list[str]], int]) -> NoReturn:
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         code = 2
+    except OSError as error:  # a disk that is full, a store that does not answer
+        if os.environ.get("RRD_SEARCH_TRACEBACK"):
+            raise
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        code = 1
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.stdout.flush()

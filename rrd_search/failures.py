@@ -7,6 +7,7 @@ from typing import Any
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 from trainables.group import OUT_OF_MEMORY
+from trainables.trial import Leaving
 
 PREEMPTED, HUNG, NODE_LOST, DIED, ERROR = "preempted", "stood still", "node lost", "process died", "error"
 # Each time from the last checkpoint. What would only come again has no retry: a config or data that cannot be trained,
@@ -44,6 +45,8 @@ def failure_of(error: Any, hung: bool) -> Failure:
     said = str(getattr(error, "cause", None) or error or "").strip().splitlines() or ["no reason is known"]
     if hung:
         return Failure(HUNG, "no batch was done in time; the stack of its process is in its folder")
+    if isinstance(error, Leaving) or isinstance(getattr(error, "cause", None), Leaving):
+        return Failure(PREEMPTED, said[-1])
     if isinstance(error, OutOfMemoryError):
         return Failure(OUT_OF_MEMORY, said[0])
     if isinstance(error, RayActorError):

@@ -10,7 +10,7 @@ import ray
 import torch
 from rich.console import Console
 
-from rrd_search.begun import close, finished, open_study, send_rest, with_teacher
+from rrd_search.begun import close, end_search, finished, open_study, send_rest, with_teacher
 from rrd_search.cluster import Cluster, check_fits, settled, this_machine
 from rrd_search.optuna_searcher import Study
 from rrd_search.packing import Measured, choose, preflight
@@ -22,7 +22,6 @@ from rrd_search.search import SPACE_ERRORS, Plan, SearchRun
 from rrd_search.search_file import SearchFile, read_search_file, teacher_facts
 from rrd_search.space import Space
 from rrd_search.space_check import check
-from rrd_search.stop_evidence import rung_evidence
 from rrd_search.students import forget_stopped
 from rrd_search.tuner import run_trials
 from trainables.config import TrialConfig
@@ -65,10 +64,8 @@ class Launch:
             mirror = Mirror(self.request.places)
             mirror.push(self.request.folder / "search.yaml")
             recorder = Recorder(self.request.folder, self.request.mlflow_uri, self.request.name)
-            blank = recorder.blank
             recorder.start_search(*self._recorded(facts))
-            if blank:
-                retell(recorder, [*study.references(), *study.trials()], self.request.folder)
+            retell(recorder, [*study.references(), *study.trials()], self.request.folder)
             run = self._trials(study, recorder, resources, cluster)
         code = self._end(study, recorder, facts, run.signals.exit_code)
         if len(run.space_errors) >= SPACE_ERRORS:
@@ -212,21 +209,15 @@ class Launch:
         with Progress(self.console, name=name, total=total, done=done, best=best.value if best else None) as progress:
             run = SearchRun(plan, study, recorder, progress, cluster)
             run_trials(run)
-        forget_stopped(self.request.folder, study, Mirror(self.request.places))
         run.close()
+        if plan.resources.workers > 1:
+            forget_stopped(self.request.folder, study, Mirror(self.request.places))
         return run
 
     def _end(self, study: Study, recorder: Recorder, teacher: dict[str, Any], code: int) -> int:
         running = any(trial.state == "running" for trial in [*study.trials(), *study.references()])
         whole = finished(study, self.space, self.trials) or (study.exhausted and not running)
-        best = study.best()
-        metrics = {"best_final_val_accuracy": best.value} if best and best.value is not None else {}
-        for rung in rung_evidence(study.trials()):
-            if rung.rank_correlation is not None:
-                metrics[f"rank_correlation_epoch_{rung.epoch}"] = rung.rank_correlation
-        recorder.end_search(
-            metrics, {"rrd.best_trial": best.trial_id} if best else {}, "complete" if whole else "stopped"
-        )
+        end_search(recorder, study, whole)
         send_rest(recorder, self.request, study, self.console, hurried=code != 0 and not whole)
         close(self.console, self.request, study, teacher)
         if whole:

@@ -84,10 +84,9 @@ class Recorder:
         """The search is ``complete``, ``failed``, or ``stopped`` before its end."""
         self._record(_end(state, metrics, _texts(tags)))
 
-    @property
-    def blank(self) -> bool:
-        """Whether nothing was recorded yet, as far as this folder tells."""
-        return self._journal.total == 0
+    def knows_end(self, trial_id: str) -> bool:
+        """Whether the end of the trial was recorded, as far as this folder tells."""
+        return self._known.ended(trial_id)
 
     def unsent(self) -> int:
         """How many events MLflow did not take yet."""
@@ -196,6 +195,9 @@ class _Known:
             return None
         self.remember(event)
         return event
+
+    def ended(self, trial_id: str) -> bool:
+        return self._state.get(trial_id, {}).get("kind") == "end"
 
     def remember(self, event: Event) -> None:
         trial_id = event.get("trial", PARENT)

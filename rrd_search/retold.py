@@ -1,30 +1,42 @@
-"""What the recorder is told again where its own file is lost: the trials that the study knows to have ended.
+"""What the recorder is told again: the trials that the study knows to have ended, and that its own file, which may be
+lost, knows nothing of.
 
 MLflow takes the same values of the same time once, so what it has already is not doubled.
 """
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from rrd_search.record import Recorder
 from rrd_search.students import trial_folder
 from rrd_search.trial_records import TrialRecord
-from trainables.result import finished_report
+from trainables.result import Report, finished_report
 from trainables.worker import ENDED_AT
+
+log = logging.getLogger(__name__)
 
 
 def retell(recorder: Recorder, trials: Sequence[TrialRecord], folder: Path) -> None:
-    """``folder`` is that of the search. Of trials that were stopped early only the end is told: when each of their
-    epochs ended is not known here."""
-    for trial in (trial for trial in trials if trial.state != "running"):
+    """``folder`` is that of the search. Of trials that were stopped early, or whose result is damaged, only the end is
+    told: when each of their epochs ended is not known here."""
+    for trial in (one for one in trials if one.state != "running" and not recorder.knows_end(one.trial_id)):
         tags = trial_tags(trial.trial_id, trial.config.config_hash, trial.point)
         recorder.start_trial(trial.trial_id, trial.params, tags)
-        report = finished_report(trial_folder(folder, trial.trial_id)) if trial.state == "complete" else None
+        report = _report(trial_folder(folder, trial.trial_id)) if trial.state == "complete" else None
         for metrics in report["curve"] if report else ():
             tell_epoch(recorder, trial.trial_id, metrics)
         summary, at = (report["summary"], report.get(ENDED_AT)) if report else ({}, None)
         tags = {"rrd.failure": trial.reason} if trial.reason else {}
         recorder.end_trial(trial.trial_id, trial.state, summary, tags, at)
+
+
+def _report(folder: Path) -> Report | None:
+    try:
+        return finished_report(folder)
+    except ValueError as damage:
+        log.warning("%s: its curve is not told to MLflow again", damage)
+        return None
 
 
 def tell_epoch(recorder: Recorder, trial_id: str, metrics: dict[str, float]) -> None:

@@ -24,7 +24,7 @@ from trainables.interrupts import EVERYONE
 from trainables.mirror import Mirror
 from trainables.places import Places
 from trainables.watchdog import HANG_SECONDS
-from trainables.worker import ENDED_AT, stood_still
+from trainables.worker import ENDED_AT, take_stack
 
 LEAVE_SECONDS = 20.0  # in which trials that are asked to leave do so
 NODES_SECONDS = 2.0  # between two looks for nodes that are to be taken away
@@ -90,8 +90,8 @@ class SearchRun:
             return None
         if not self._waiting:
             proposal = self._propose() if self._proposed < self.plan.trials else None
-            if proposal is None:
-                return str(Searcher.FINISHED)
+            if proposal is None:  # for good, once nothing runs that may have to be tried again
+                return None if self._running else str(Searcher.FINISHED)
             self._proposed += 1
             self._waiting.append(proposal)
         proposal = self._waiting.popleft()
@@ -201,13 +201,14 @@ class SearchRun:
     def _failure(self, trial_id: str, result: dict[str, Any], error: Any) -> Failure | None:
         if "failed" in result:
             return Failure(result["kind"], result["failed"])
-        return None if error is None else failure_of(error, stood_still(trial_folder(self.plan.folder, trial_id)))
+        return None if error is None else failure_of(error, take_stack(trial_folder(self.plan.folder, trial_id)))
 
     def _tries_again(self, proposal: Proposal, failure: Failure) -> bool:
         if not self._failures.retries(proposal.trial_id, failure):
             return False
         if failure.kind == OUT_OF_MEMORY:
-            if not has_room(self._resources(2), self.cluster.nodes()):
+            more = self._resources(2)
+            if more == self.plan.resources or more.workers > 1 or not has_room(more, self.cluster.nodes()):
                 return False
             self._room[proposal.trial_id] = 2
         self.progress.say(f"trial {proposal.trial_id} goes on from its last checkpoint ({failure})")

@@ -1,10 +1,12 @@
 """Which students of a search stay on disk: those of its best complete trials and of its references."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
 from rrd_search.optuna_searcher import Study
 from trainables.mirror import Mirror
+from trainables.worker import STACK
 
 STUDENTS = ("student.safetensors", "best_student.safetensors")
 KEPT = 3  # complete trials whose students stay
@@ -37,13 +39,20 @@ class Students:
         for name in STUDENTS:
             student = trial_folder(self._folder, trial_id) / name
             student.unlink(missing_ok=True)
-            self._mirror.delete(student)
+            _delete_there(student, self._mirror)
 
 
 def forget_trial(folder: Path, trial_id: str, mirror: Mirror) -> None:
-    """A trial that was stopped early or failed is not resumed: its checkpoint goes."""
-    shutil.rmtree(trial_folder(folder, trial_id), ignore_errors=True)
-    mirror.delete(trial_folder(folder, trial_id))
+    """A trial that was stopped early or failed is not resumed: its checkpoint goes; where it hung, that stays."""
+    own = trial_folder(folder, trial_id)
+    for path in own.iterdir() if own.is_dir() else ():
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        elif not path.name.startswith(STACK):
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # it holds a stack
+        own.rmdir()
+    _delete_there(own, mirror)
 
 
 def forget_stopped(folder: Path, study: Study, mirror: Mirror) -> None:
@@ -51,3 +60,9 @@ def forget_stopped(folder: Path, study: Study, mirror: Mirror) -> None:
     for trial in study.trials():
         if trial.state in ("pruned", "failed"):
             forget_trial(folder, trial.trial_id, mirror)
+
+
+def _delete_there(path: Path, mirror: Mirror) -> None:
+    """What stays there for once takes room, and nothing else."""
+    with contextlib.suppress(OSError):
+        mirror.delete(path)

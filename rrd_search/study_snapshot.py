@@ -6,6 +6,7 @@ A trial that was told never changes: what the snapshot knows of it, the study mu
 
 import contextlib
 import hashlib
+import logging
 import sqlite3
 import time
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from trainables.whole_file import write_whole
 SNAPSHOT = "study.snapshot"  # in the folder of a search
 SHARE = 0.01  # of the driver's time goes into snapshots, at most
 DIGEST_BYTES = hashlib.sha256().digest_size
+log = logging.getLogger(__name__)
 RUNNING = ("RUNNING", "WAITING")  # states of trials that may still change
 
 
@@ -28,20 +30,30 @@ class Snapshot:
     def __init__(self, storage: StudyStorage, file: Path, mirror: Mirror) -> None:
         self._storage, self._file, self._mirror = storage, file, mirror
         self._taken, self._cost = 0.0, 0.0
+        self._failed = False
 
     def told(self) -> None:
         """A trial was told: take one, if it is time."""
-        if self._mirror.exists or (time.monotonic() - self._taken) * SHARE >= self._cost:
+        if self._failed or self._mirror.exists or (time.monotonic() - self._taken) * SHARE >= self._cost:
             self.take()
 
     def take(self) -> None:
-        """OSError where the disk does not take it: the last one is then still there."""
+        """Where disk or store do not take it, the last one is still there, and the next trial tries again."""
         started = time.monotonic()
-        content = self._storage.content()
-        write_whole(self._file, content, hashlib.sha256(content).digest())
-        self._mirror.push(self._file)
+        try:
+            self._write(self._storage.content())
+        except OSError as error:
+            if not self._failed:
+                log.warning("no snapshot of the study: %s; the next trial tries again", error)
+            self._failed = True
+            return
+        self._failed = False
         self._taken = time.monotonic()
         self._cost = self._taken - started
+
+    def _write(self, content: bytes) -> None:
+        write_whole(self._file, content, hashlib.sha256(content).digest())
+        self._mirror.push(self._file)
 
 
 def read_snapshot(file: Path) -> bytes | None:
@@ -61,6 +73,8 @@ def repair(database: Path, snapshot: Path, say: Callable[[str], None]) -> None:
     content = read_snapshot(snapshot)
     if not database.is_file():
         if content is not None:
+            for rest in database.parent.glob(f"{database.name}-*"):  # the log of a database that is not there any more
+                rest.unlink()
             write_whole(database, content)
             say(f"{database} is not there: the search goes on from {snapshot}")
         return
@@ -69,7 +83,7 @@ def repair(database: Path, snapshot: Path, say: Callable[[str], None]) -> None:
         return
     if content is None:
         raise ValueError(f"{database} is damaged ({damage}), and {snapshot} is missing or damaged too")
-    for file in database.parent.glob(f"{database.name}*"):
+    for file in sorted(database.parent.glob(f"{database.name}*"), reverse=True):  # the database itself last
         file.rename(file.with_name(f"damaged-{int(time.time())}-{file.name}"))
     write_whole(database, content)
     say(f"{database} was damaged ({damage}): the search goes on from {snapshot}; trials told since then are told again")

@@ -2,10 +2,11 @@
 
 from rich.console import Console
 
-from rrd_search.begun import check_begun, close, finished, go_on, send_rest
+from rrd_search.begun import check_begun, close, end_search, finished, go_on, send_rest
 from rrd_search.command import run_command
 from rrd_search.record import Recorder
 from rrd_search.request import Request, held, parser, read_request
+from rrd_search.retold import retell
 from rrd_search.search_file import read_search_file
 from rrd_search.storage import held_there
 from rrd_search.warm_start import check_source
@@ -26,7 +27,10 @@ def search(request: Request, console: Console) -> int:
         request, space, study = go_on(request, known, console)
         if study is not None and finished(study, space, trials):
             console.print(f"The search {request.name} is finished; more --trials extend it.", highlight=False)
-            send_rest(Recorder(request.folder, request.mlflow_uri, request.name), request, study, console)
+            recorder = Recorder(request.folder, request.mlflow_uri, request.name)
+            retell(recorder, [*study.references(), *study.trials()], request.folder)
+            end_search(recorder, study, whole=True)
+            send_rest(recorder, request, study, console)
             close(console, request, study, known.teacher)
             return 0
     else:

@@ -111,8 +111,9 @@ class Group:
         self._fitting.join(STOP_SECONDS)
         if self._fitting.is_alive():
             log.error("a trial's workers have not stopped within %s s", STOP_SECONDS)
+        else:
+            ray.get(self._interrupts.withdraw.remote(trial_id))
         self._reports.shutdown(force=True)
-        ray.get(self._interrupts.withdraw.remote(trial_id))
         if self._own_interrupts:
             ray.kill(self._interrupts)
 
@@ -148,6 +149,9 @@ def _train_ranks(plan: dict[str, Any]) -> None:
     ) is not None:  # this worker's forerunner died after the end
         return ray.train.report(known)
     worker = Worker(task, device)
+    if worker.finished:  # its forerunner was interrupted while it waited for room on the disk
+        worker.finish()
+        return ray.train.report(worker.report())
     while not worker.finished:
         worker.epoch()
         if worker.finished:

@@ -36,12 +36,13 @@ class Mirror:
         """Copy a file there, whole or not at all."""
         if self.exists:
             store, _ = self._there
+            content = file.read_bytes()
             name = draft = self._name(file)
             if store.type_name not in OBJECT_STORES:
                 draft = f"{name}.{os.uname().nodename}.{os.getpid()}"
                 store.create_dir(name.rpartition("/")[0], recursive=True)
             with store.open_output_stream(draft) as stream:
-                stream.write(file.read_bytes())
+                stream.write(content)
             if draft != name:
                 store.move(draft, name)
 

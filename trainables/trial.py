@@ -21,6 +21,11 @@ from trainables.places import Places
 from trainables.result import Report, earlier_report
 from trainables.worker import Task, Worker
 
+
+class Leaving(Exception):
+    """This process is about to be ended, and takes no other trial."""
+
+
 DIVERGED = "diverged"  # a kind of failure, beside those of ``group``
 
 
@@ -38,14 +43,17 @@ class Inline:
         if device.type == "cpu":
             cpu.settle(resources.cpus_per_worker)
         self.worker = Worker(task, device, materials, interrupted)
+        self._told = False  # all of it
 
     def next_epoch(self) -> Report | None:
         """Train one epoch; None when there is none left."""
-        if self.worker.finished:
+        if self._told:
             return None
-        self.worker.epoch()
+        if not self.worker.finished:  # as one may be that was interrupted while it waited for room on the disk
+            self.worker.epoch()
         if self.worker.finished:
             self.worker.finish()
+            self._told = True
         return self.worker.report()
 
     def more(self, seconds: float) -> Report | None:
@@ -109,10 +117,10 @@ class Trial(tune.Trainable):
             self._reported = time.monotonic()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Take the next trial in the same process, where images and teacher stay as they are; unless it is to end."""
+        """Take the next trial in the same process, where images and teacher stay. ``Leaving`` where it is to end."""
         self.cleanup()
         if self._terminated.is_set() or (self._heard is not None and self._heard.node_leaves):
-            return False
+            raise Leaving("its process was asked to end")  # a plain False would end the trial without a word
         self._begin(new_config)
         return True
 

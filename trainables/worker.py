@@ -33,6 +33,7 @@ from trainables.whole_file import write_whole
 Metrics = dict[str, float]
 CHECKPOINT_SHARE = 0.05  # of the time goes into writing checkpoints, at most
 ENDED_AT = "ended_at"  # time.time() of an epoch's end, among its metrics
+STACK = "stack-"  # how the files begin that tell where a process hung
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk or a quota
 ROOM_SECONDS = 2.0  # between two tries where one is full
 log = logging.getLogger(__name__)
@@ -249,8 +250,8 @@ class Worker:
         if state is None:
             return None
         if state["config_hash"] != self.config.config_hash:
-            belongs = f"the checkpoint in {self.task.folder} belongs to config {state['config_hash']}"
-            raise ValueError(f"{belongs}, not to {self.config.config_hash}")
+            log.warning("%s has a checkpoint of config %s: the trial begins", self.task.folder, state["config_hash"])
+            return None
         torch.set_rng_state(state["random_state"])
         return state
 
@@ -279,6 +280,9 @@ def hang_file(folder: Path, rank: int = 0) -> Path:
     return folder / f"hung-{rank}.txt"
 
 
-def stood_still(folder: Path) -> bool:
-    """Whether a process of the trial was ended by its watchdog."""
-    return any(hung(file) for file in folder.glob("hung-*.txt"))
+def take_stack(folder: Path) -> bool:
+    """Whether a process of the trial was ended by its watchdog. Its stack stays, as ``stack-TIME-RANK.txt``."""
+    found = [file for file in folder.glob("hung-*.txt") if hung(file)]
+    for file in found:
+        file.rename(folder / f"{STACK}{int(time.time())}-{file.stem.removeprefix('hung-')}.txt")
+    return bool(found)

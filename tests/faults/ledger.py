@@ -119,6 +119,7 @@ def examine_runs(uri: str, name: str, told: dict[str, Told], found: Findings) ->
     parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
     if len(parents) != 1:
         found.duplicated.append(f"{len(parents)} parents")
+    found.missing += [f"the end of the search: {run.info.status}" for run in parents if run.info.status != "FINISHED"]
     children: dict[str, list[Run]] = {}
     for run in runs:
         if run not in parents and not run.data.tags.get("rrd.trial_id", "").startswith("ref-"):

@@ -10,7 +10,7 @@ import torch
 
 from trainables.checkpoint import Checkpoints
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
-from trainables.trial import Inline, Trial
+from trainables.trial import Inline, Leaving, Trial
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,8 @@ def test_sigterm_leaves_a_checkpoint(storage: Path, tmp_path: Path) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     report = trial.step()
     assert (report["done"], report["interrupted"]) == (True, True)
-    assert not trial.reset_config(plan(storage, tmp_path / "next"))
+    with pytest.raises(Leaving):
+        trial.reset_config(plan(storage, tmp_path / "next"))
     again = Trial(plan(storage, tmp_path))
     assert epochs(again.step()) == [1, 2, 3, 4]
     signal.signal(signal.SIGTERM, before)

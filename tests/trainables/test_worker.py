@@ -252,8 +252,8 @@ def test_a_checkpoint_of_another_config_is_not_taken(config: TrialConfig, places
     worker = Worker(Task(config=config, places=places, folder=tmp_path), CPU)
     worker.epoch()
     worker.write_checkpoint()
-    with pytest.raises(ValueError, match="belongs to config"):
-        Worker(Task(config=replace(config, seed=5), places=places, folder=tmp_path), CPU)
+    other = Worker(Task(config=replace(config, seed=5), places=places, folder=tmp_path), CPU)
+    assert other.training.epoch == 0
 
 
 @pytest.mark.parametrize("kind", ["random", "identity", "pca"])
