@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+
+from trainables.whole_file import write_whole
 
 if TYPE_CHECKING:  # importing torch takes seconds, which those who only read the file do not wait for
     from trainables.teacher import TeacherFile
@@ -32,10 +33,7 @@ class SearchFile:
     warm_start: str | None = None
 
     def write(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft = folder / f".search.yaml.{os.getpid()}"
-        draft.write_text(yaml.safe_dump(asdict(self), sort_keys=False))
-        os.replace(draft, folder / "search.yaml")
+        write_whole(folder / "search.yaml", yaml.safe_dump(asdict(self), sort_keys=False).encode())
 
 
 def read_search_file(folder: Path) -> SearchFile | None:

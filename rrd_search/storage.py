@@ -14,12 +14,12 @@ from pathlib import Path
 from rrd_search.study_snapshot import SNAPSHOT, read_snapshot
 from trainables.mirror import SCHEME, Mirror, open_store
 from trainables.places import Places
+from trainables.result import FILES
 from trainables.whole_file import write_whole
 
 HOLDER = "driver.json"  # beside a search at a URI: the machine that drives it, or did so last
 BEAT_SECONDS = 20.0
 DEAD_SECONDS = 90.0  # without a beat, after which the driver counts as gone
-RESULTS = ("result.json", "config.yaml", "student.safetensors", "best_student.safetensors")
 
 
 def places_of(storage: str, data_root: Path = Path("data"), table_gb: float = 20.0) -> Places:
@@ -45,10 +45,10 @@ def bring(places: Places, name: str) -> None:
         return
     for file in ("search.yaml", SNAPSHOT, HOLDER):
         mirror.pull(folder / file)
-    for pattern in RESULTS:
+    for pattern in FILES:
         mirror.pull_tree(folder / "trials", pattern)
     mirror.pull_tree(places.storage / "teachers", "*.safetensors")
-    if _holder(folder).get("machine") != _this_machine():
+    if holder_of(folder).get("machine") != _this_machine():
         # What MLflow was told from here is not all that it was told.
         for old in [*folder.glob("study.db*"), *folder.glob("record.*")]:
             old.unlink()
@@ -64,7 +64,7 @@ def held_there(places: Places, name: str) -> Iterator[None]:
         yield
         return
     mirror.pull(holder)
-    known = _holder(holder.parent)
+    known = holder_of(holder.parent)
     if known.get("machine") not in (None, _this_machine()) and time.time() - known["beat"] < DEAD_SECONDS:
         left = DEAD_SECONDS - (time.time() - known["beat"])
         raise ValueError(
@@ -97,7 +97,8 @@ def _tell(mirror: Mirror, holder: Path, beat: float) -> None:
     mirror.push(holder)
 
 
-def _holder(folder: Path) -> dict:
+def holder_of(folder: Path) -> dict:
+    """Who drives the search there, or did so last; empty where nobody has."""
     file = folder / HOLDER
     return dict(json.loads(file.read_text())) if file.is_file() else {}
 

@@ -1,7 +1,6 @@
 """A search's storage for those who only look at it: its files, their sizes, and who drives it; in a folder, or at a
 URI, of which a copy is made in a folder that goes afterwards. Nothing is written or locked there."""
 
-import json
 import os
 import tempfile
 import time
@@ -76,15 +75,15 @@ def at_uri(uri: str, name: str) -> Iterator[Stored]:
             raise ValueError(f"{uri} cannot be read: {str(error).splitlines()[0]}") from error
         if (content := read_snapshot(folder / SNAPSHOT)) is not None:
             (folder / "study.db").write_bytes(content)
-        alive, driver = _told(folder / HOLDER)
+        alive, driver = _told(folder)
         yield Stored(folder=folder, place=uri.partition("?")[0], files=files, alive=alive, driver=driver)
 
 
-def _told(holder: Path) -> tuple[bool, str]:
+def _told(folder: Path) -> tuple[bool, str]:
     """By the beat of its driver there."""
-    from rrd_search.storage import DEAD_SECONDS
+    from rrd_search.storage import DEAD_SECONDS, holder_of
 
-    known = json.loads(holder.read_text()) if holder.is_file() else {}
+    known = holder_of(folder)
     if not known:
         return False, "no driver runs it"
     who, silent = f"process {known['pid']} on {known['host']}", time.time() - known["beat"]

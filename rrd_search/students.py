@@ -6,9 +6,9 @@ from pathlib import Path
 
 from rrd_search.optuna_searcher import Study
 from trainables.mirror import Mirror
+from trainables.result import STUDENTS
 from trainables.worker import STACK
 
-STUDENTS = ("student.safetensors", "best_student.safetensors")
 KEPT = 3  # complete trials whose students stay
 
 

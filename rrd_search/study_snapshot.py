@@ -5,7 +5,6 @@ A trial that was told never changes: what the snapshot knows of it, the study mu
 """
 
 import contextlib
-import hashlib
 import logging
 import sqlite3
 import time
@@ -14,11 +13,10 @@ from pathlib import Path
 
 from rrd_search.study_storage import StudyStorage
 from trainables.mirror import Mirror
-from trainables.whole_file import write_whole
+from trainables.whole_file import read_sealed, write_sealed, write_whole
 
 SNAPSHOT = "study.snapshot"  # in the folder of a search
 SHARE = 0.01  # of the driver's time goes into snapshots, at most
-DIGEST_BYTES = hashlib.sha256().digest_size
 log = logging.getLogger(__name__)
 RUNNING = ("RUNNING", "WAITING")  # states of trials that may still change
 
@@ -41,7 +39,8 @@ class Snapshot:
         """Where disk or store do not take it, the last one is still there, and the next trial tries again."""
         started = time.monotonic()
         try:
-            self._write(self._storage.content())
+            write_sealed(self._file, self._storage.content())
+            self._mirror.push(self._file)
         except OSError as error:
             if not self._failed:
                 log.warning("no snapshot of the study: %s; the next trial tries again", error)
@@ -51,18 +50,13 @@ class Snapshot:
         self._taken = time.monotonic()
         self._cost = self._taken - started
 
-    def _write(self, content: bytes) -> None:
-        write_whole(self._file, content, hashlib.sha256(content).digest())
-        self._mirror.push(self._file)
-
 
 def read_snapshot(file: Path) -> bytes | None:
     """The study's database in the snapshot; None where there is none, or it is damaged."""
     if not file.is_file():
         return None
-    stored = file.read_bytes()
-    content, digest = stored[:-DIGEST_BYTES], stored[-DIGEST_BYTES:]
-    return content if hashlib.sha256(content).digest() == digest else None
+    content = read_sealed(file)
+    return None if content is None else bytes(content)
 
 
 def repair(database: Path, snapshot: Path, say: Callable[[str], None]) -> None:

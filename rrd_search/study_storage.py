@@ -11,8 +11,6 @@ from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, RDBStorage, get_storage
 
 WRITE_AHEAD = slice(18, 20)  # of an SQLite file: whether its latest writes are in another one
-
-
 ROOM_SECONDS = 1.0  # between two tries where the disk is full
 log = logging.getLogger(__name__)
 

@@ -1,7 +1,6 @@
 """A trial's checkpoints: the newest two, each with a checksum, written whole or not at all. The newest whole one is
 what a trial goes on from."""
 
-import hashlib
 import io
 import logging
 from pathlib import Path
@@ -9,12 +8,11 @@ from typing import Any
 
 import torch
 
-from trainables.whole_file import write_whole
+from trainables.whole_file import read_sealed, write_sealed
 
 FILES = "checkpoint-*.pt"  # their names
 KEPT = 2  # a damaged one is replaced by the one before it
 LIMIT_BYTES = 10 * 2**30  # for the checkpoints of one trial, where nothing else is asked for
-DIGEST_BYTES = hashlib.sha256().digest_size
 log = logging.getLogger(__name__)
 
 
@@ -39,7 +37,7 @@ class Checkpoints:
         kept = min(KEPT, self.limit_bytes // len(content))
         older = self.files()
         number = int(older[0].stem.split("-")[1]) + 1 if older else 1
-        write_whole(self.folder / f"checkpoint-{number:06d}.pt", content, hashlib.sha256(content).digest())
+        write_sealed(self.folder / f"checkpoint-{number:06d}.pt", content)
         for file in older[kept - 1 :]:
             file.unlink(missing_ok=True)
 
@@ -47,12 +45,14 @@ class Checkpoints:
         """The newest whole state, its tensors on the CPU; None where there is none. Damaged files are deleted."""
         for file in self.files():
             try:
-                return _read(file)
-            except _Damaged as damage:
-                log.warning("%s is damaged (%s): the trial goes on from the one before it", file, damage)
-                file.unlink(missing_ok=True)
+                content = read_sealed(file)
             except FileNotFoundError:  # another process found it damaged
                 continue
+            if content is not None:
+                state: dict[str, Any] = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+                return state
+            log.warning("%s is damaged (its checksum is wrong): the trial goes on from the one before it", file)
+            file.unlink(missing_ok=True)
         return None
 
     def files(self) -> list[Path]:
@@ -63,16 +63,3 @@ class Checkpoints:
         """All of them, and the drafts of processes that were killed."""
         for file in [*self.files(), *self.folder.glob(".checkpoint-*")]:
             file.unlink(missing_ok=True)
-
-
-class _Damaged(Exception):
-    """Not what was written."""
-
-
-def _read(file: Path) -> dict[str, Any]:
-    content = memoryview(file.read_bytes())
-    state, digest = content[:-DIGEST_BYTES], content[-DIGEST_BYTES:]
-    if hashlib.sha256(state).digest() != bytes(digest):
-        raise _Damaged("its checksum is wrong")
-    held: dict[str, Any] = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
-    return held

@@ -23,6 +23,7 @@ from trainables import cpu
 from trainables.interrupts import Heard, start_interrupts
 from trainables.mirror import Mirror
 from trainables.result import Report, earlier_report
+from trainables.whole_file import write_whole
 from trainables.worker import Task, Worker
 
 # Ray Train looks at its workers every 2 s by default, which makes a report take 2 s; and each trial would start three
@@ -133,7 +134,7 @@ def train_ranks(plan: dict[str, Any]) -> None:
         _train_ranks(plan)
     except Exception as error:
         if (kind := refused(error)) is not None:
-            _refusal(plan["task"]).write_text(json.dumps({"kind": kind, "reason": str(error)}))
+            write_whole(_refusal(plan["task"]), json.dumps({"kind": kind, "reason": str(error)}).encode())
         raise
 
 

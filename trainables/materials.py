@@ -12,7 +12,7 @@ from trainables.weights import load_network
 
 
 class Materials:
-    """Images and teacher on the device. Trials that follow one another in a process share them."""
+    """For trials with this config's data, teacher, precision and loss."""
 
     def __init__(self, config: TrialConfig, places: Places, device: torch.device) -> None:
         self.key = self._key(config)

@@ -12,6 +12,8 @@ from trainables.places import Places
 from trainables.whole_file import write_whole
 
 RESULT = "result.json"
+STUDENTS = ("student.safetensors", "best_student.safetensors")  # of the last epoch, and of the best
+FILES = (*STUDENTS, "config.yaml", RESULT)  # in the order in which they come; the last one makes the trial finished
 Report = dict[str, Any]
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from trainables.mirror import Mirror
 from trainables.outputs import Batch
 from trainables.places import Places
 from trainables.ranks import own_rank, sum_over_ranks, world_size
-from trainables.result import RESULT, Report, write_result
+from trainables.result import FILES as RESULT_FILES
+from trainables.result import STUDENTS, Report, write_result
 from trainables.rungs import WeightAverage
 from trainables.teacher import LiveTeacher, no_teacher
 from trainables.teacher_table import TeacherTable
@@ -73,7 +74,8 @@ class Worker:
         self._checkpoints = Checkpoints(task.folder, task.checkpoint_bytes)
         self._mirror = Mirror(task.places)
         self.notice = ""  # what went wrong and did not end the trial
-        self._watchdog = Watchdog(hang_file(task.folder, own_rank()), task.hang_seconds)
+        self.rank = own_rank()
+        self._watchdog = Watchdog(task.folder / f"hung-{self.rank}.txt", task.hang_seconds)
         self._average: WeightAverage | None = None  # of the epoch, where it ends at a rung
         if materials is None or not materials.fits(self.config, device):
             materials = Materials(self.config, task.places, device)
@@ -81,7 +83,6 @@ class Worker:
         self.curve: list[Metrics] = []  # one entry an epoch
         self._reported, self._shown = 0, materials.shown
         self.best_student: dict[str, Tensor] = {}
-        self.rank = own_rank()
         self._written, self._writing = time.perf_counter(), 0.0
         distiller = Distiller(self.config, materials.num_classes)
         self.teacher: LiveTeacher | TeacherTable | None = None
@@ -212,11 +213,13 @@ class Worker:
 
     def _finish(self) -> None:
         folder = self.task.folder
-        save_weights(self.training.distiller.student.state_dict(), folder / "student.safetensors")
-        save_weights(self.best_student, folder / "best_student.safetensors")
+        for weights, name in zip(
+            (self.training.distiller.student.state_dict(), self.best_student), STUDENTS, strict=True
+        ):
+            save_weights(weights, folder / name)
         write_whole(folder / "config.yaml", self.config.to_yaml().encode())
         write_result(folder, self.config, self.curve, self.summary())
-        for name in ("student.safetensors", "best_student.safetensors", "config.yaml", RESULT):
+        for name in RESULT_FILES:
             self._mirror.push(folder / name)
         self._checkpoints.delete()
         self._mirror.push_only(folder, CHECKPOINT_FILES)
@@ -273,11 +276,6 @@ class Worker:
         if distiller.loss is not None and distiller.loss.needs_preparation:
             assert self.materials.table is not None, "what is prepared with embeddings reads embeddings alone"
             distiller.loss.prepare(self.materials.table.unaugmented())
-
-
-def hang_file(folder: Path, rank: int = 0) -> Path:
-    """Where the watchdog of a trial's process leaves the stack of one that stood still."""
-    return folder / f"hung-{rank}.txt"
 
 
 def take_stack(folder: Path) -> bool:

@@ -84,6 +84,14 @@ def same(one: Path, other: Path) -> None:
         assert all(torch.equal(first[key], second[key]) for key in first)
 
 
+def same_curves(one: Path, other: Path) -> None:
+    ours, theirs = finished_report(one), finished_report(other)
+    assert ours is not None
+    assert theirs is not None
+    for name in ("val_accuracy", "train_loss", "train_rrd_kl", "val_loss"):
+        assert [metrics[name] for metrics in ours["curve"]] == [metrics[name] for metrics in theirs["curve"]]
+
+
 @pytest.fixture(scope="module")
 def unbroken(config: TrialConfig, places: Places, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("unbroken")
@@ -109,11 +117,7 @@ def test_killed_and_resumed_ends_bit_for_bit_the_same(
         assert Checkpoints(tmp_path).files()
     subprocess.run(command, check=True, capture_output=True)
     same(tmp_path, unbroken)
-    ours, theirs = finished_report(tmp_path), finished_report(unbroken)
-    assert ours is not None
-    assert theirs is not None
-    for name in ("val_accuracy", "train_loss", "train_rrd_kl", "val_loss"):
-        assert [metrics[name] for metrics in ours["curve"]] == [metrics[name] for metrics in theirs["curve"]]
+    same_curves(tmp_path, unbroken)
 
 
 def test_two_runs_of_a_config_agree_and_another_seed_does_not(
@@ -158,11 +162,7 @@ def test_interrupted_in_the_middle_it_ends_bit_for_bit_the_same(
     worker.finish()
     assert interrupts >= 2
     same(tmp_path, unbroken)
-    ours, theirs = finished_report(tmp_path), finished_report(unbroken)
-    assert ours is not None
-    assert theirs is not None
-    for name in ("val_accuracy", "train_loss", "train_rrd_kl", "val_loss"):
-        assert [metrics[name] for metrics in ours["curve"]] == [metrics[name] for metrics in theirs["curve"]]
+    same_curves(tmp_path, unbroken)
 
 
 def interrupted_every(batches: int, task: Task) -> Worker:
