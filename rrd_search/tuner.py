@@ -107,6 +107,9 @@ class _Hear(_Driver, tune.Callback):
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         self.run.tick()
 
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.run.begun(trial.trial_id)
+
     def on_trial_result(self, iteration: int, trials: Any, trial: TuneTrial, result: dict[str, Any], **_: Any) -> None:
         self.run.heard(trial.trial_id, result)
 
