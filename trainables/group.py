@@ -7,7 +7,6 @@ import logging
 import os
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from queue import Empty
 from typing import Any
 
@@ -20,7 +19,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
 from trainables import cpu
-from trainables.interrupts import Heard, start_interrupts
+from trainables.interrupts import Heard, on_this_node, start_interrupts
 from trainables.mirror import Mirror
 from trainables.result import Report, earlier_report
 from trainables.whole_file import write_whole
@@ -36,6 +35,7 @@ SETTINGS = {
 STOP_SECONDS = 60  # in which all ranks end their epoch and the trainer returns
 RESTARTS = 2  # of the workers of a trial, after one of them died
 OUT_OF_MEMORY, REFUSED = "out of memory", "cannot be trained"  # kinds of errors
+REFUSAL = "refused.json"  # in the trial's folder
 NO_MEMORY = ("out of memory", "can't allocate memory")  # as PyTorch, cuDNN and the CPU's allocator say it
 log = logging.getLogger(__name__)
 
@@ -59,9 +59,9 @@ class Group:
     def __init__(self, task: Task, resources: Resources, interrupts: Any = None) -> None:
         os.environ.update(SETTINGS)
         self._task = task
-        self._reports = Queue(0, actor_options={"num_cpus": 0})
+        self._reports = Queue(0, actor_options={"num_cpus": 0, "scheduling_strategy": on_this_node()})
         self._interrupts, self._own_interrupts = interrupts or start_interrupts(), interrupts is None
-        _refusal(task).unlink(missing_ok=True)
+        _forget_refusal(task)
         plan = {"task": task, "interrupts": self._interrupts, "threads": resources.cpus_per_worker}
         storage_path, filesystem = Mirror(task.places).of_train(task.folder / "train")
         per_worker = {"CPU": resources.cpus_per_worker, "GPU": resources.gpus_per_worker}
@@ -93,10 +93,8 @@ class Group:
             with contextlib.suppress(Empty):
                 return dict(self._reports.get(timeout=0.3))
             if not self._fitting.is_alive() and self._reports.empty():
-                if _refusal(self._task).is_file():
-                    raise _error_of(json.loads(_refusal(self._task).read_text()))
-                if self._error is not None:
-                    raise self._error
+                if (error := _refusal(self._task) or self._error) is not None:
+                    raise error
                 return None
 
     def more(self, seconds: float) -> Report | None:
@@ -128,13 +126,13 @@ class Group:
 def train_ranks(plan: dict[str, Any]) -> None:
     """What Ray Train runs in each worker. What cannot be trained is not tried again: the reason is left in a file, and
     the workers that Train starts in place of these return at once."""
-    if _refusal(plan["task"]).is_file():
+    if _refusal(plan["task"]) is not None:
         return
     try:
         _train_ranks(plan)
     except Exception as error:
         if (kind := refused(error)) is not None:
-            write_whole(_refusal(plan["task"]), json.dumps({"kind": kind, "reason": str(error)}).encode())
+            _refuse(plan["task"], kind, str(error))
         raise
 
 
@@ -180,12 +178,23 @@ def refused(error: BaseException) -> str | None:
     return REFUSED if isinstance(error, ValueError) else None
 
 
-def _error_of(refusal: dict[str, str]) -> Exception:
-    return MemoryError(refusal["reason"]) if refusal["kind"] == OUT_OF_MEMORY else ValueError(refusal["reason"])
+def _refuse(task: Task, kind: str, reason: str) -> None:
+    """Leave the reason where the trial's other processes find it, on whatever machines they are."""
+    write_whole(task.folder / REFUSAL, json.dumps({"kind": kind, "reason": reason}).encode())
+    Mirror(task.places).push(task.folder / REFUSAL)
 
 
-def _refusal(task: Task) -> Path:
-    return task.folder / "refused.json"
+def _refusal(task: Task) -> Exception | None:
+    """The error that a process of the trial has refused its config with."""
+    if not Mirror(task.places).pull(task.folder / REFUSAL):
+        return None
+    told = json.loads((task.folder / REFUSAL).read_text())
+    return MemoryError(told["reason"]) if told["kind"] == OUT_OF_MEMORY else ValueError(told["reason"])
+
+
+def _forget_refusal(task: Task) -> None:
+    (task.folder / REFUSAL).unlink(missing_ok=True)
+    Mirror(task.places).delete(task.folder / REFUSAL)
 
 
 class _Bridge(UserCallback):

@@ -40,9 +40,14 @@ class Interrupts:
 
 def start_interrupts() -> Any:
     """The actor's handle. It takes no CPU of Ray's count, and stays on this node; it ends with its last handle."""
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
     actor: Any = ray.remote(Interrupts)
-    return actor.options(num_cpus=0, max_concurrency=WAITING_PROCESSES, scheduling_strategy=here).remote()
+    return actor.options(num_cpus=0, max_concurrency=WAITING_PROCESSES, scheduling_strategy=on_this_node()).remote()
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Where an actor is to run that this process cannot do without. Not soft: Ray puts an actor that takes no CPU on
+    any node then."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
 
 
 class Heard:

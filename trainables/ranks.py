@@ -46,3 +46,18 @@ def from_first(number: int, device: torch.device) -> int:
     said = torch.tensor(number, device=device)
     dist.broadcast(said, 0)
     return int(said.item())
+
+
+def first_with(yes: bool, device: torch.device) -> int | None:
+    """The first rank that says yes, on every rank."""
+    said = torch.tensor(own_rank() if yes else world_size(), device=device)
+    if world_size() > 1:
+        dist.all_reduce(said, dist.ReduceOp.MIN)
+    return None if said.item() == world_size() else int(said.item())
+
+
+def from_rank(rank: int, values: Tensor) -> Tensor:
+    """That rank's values, on every rank; in place. All are of one shape."""
+    if world_size() > 1:
+        dist.broadcast(values, rank)
+    return values

@@ -20,7 +20,7 @@ from trainables.losses import LOSSES
 from trainables.models import embedding_dim
 from trainables.outputs import Batch, Outputs
 from trainables.places import Places
-from trainables.ranks import all_agree, from_first, gather, own_rank, world_size
+from trainables.ranks import all_agree, first_with, from_first, from_rank, gather, own_rank, world_size
 from trainables.table_file import DamagedTable, read_rows, reserve, write_rows
 from trainables.teacher import LiveTeacher
 
@@ -44,7 +44,8 @@ class TeacherTable:
 
     The files lie in the storage that all nodes share: reading one (25 MB for CIFAR-100 and resnet32x4) is cheaper than
     computing it, and a cluster computes it once. With several ranks each computes its share. Every method that takes
-    an epoch must then be called on all of them.
+    an epoch must then be called on all of them. Where each machine has a storage of its own, each has files of its own,
+    and ranks send each other what theirs lack.
     """
 
     def __init__(self, config: TrialConfig, teacher: LiveTeacher, batches: Batches, places: Places) -> None:
@@ -54,7 +55,8 @@ class TeacherTable:
         self._last_layer = teacher.network.last_layer
         self.width = self._last_layer.out_features if self.column == "logits" else self._last_layer.in_features
         self.max_difference = float("nan")  # of the checked rows, relative to the largest value among them
-        self._limit = int(places.table_gb * 2**30)
+        self._file_bytes = len(batches.ids) * self.width * self.dtype.itemsize + HEADER_BYTES
+        self._limit, self._own_files = int(places.table_gb * 2**30), places.remote is not None
         self._folder = places.storage / "tables" / _key(config, teacher, batches, self.column)
         row_of = np.full(len(batches.part), -1)
         row_of[batches.ids] = np.arange(len(batches.ids))
@@ -107,10 +109,31 @@ class TeacherTable:
         if wanted in self._rows:
             return self._rows[wanted]
         while not self._agree(self._read(wanted)):
+            if self._sent(wanted):
+                break
             if not self._compute_one(entries):
                 return None
         self._check(wanted)
         return self._rows[wanted]
+
+    def _sent(self, entry: int) -> bool:
+        """Where machines have storages of their own: give the rows to the ranks that lack them. False where none has
+        them."""
+        if not self._own_files or (sender := first_with(entry in self._rows, self.batches.device)) is None:
+            return False
+        rows = self._rows.get(entry, np.empty((len(self.batches.ids), self.width), self.dtype))
+        sent = from_rank(sender, torch.tensor(rows).to(self.batches.device)).cpu().numpy()
+        if entry not in self._rows:
+            self._rows[entry] = sent
+            self._keep(entry, sent)
+        return True
+
+    def _keep(self, entry: int, rows: np.ndarray) -> None:
+        """For later trials on this machine, if there is room and no other rank does it."""
+        with _Claim(self._path, [entry]) as claim:
+            draft = reserve(self._path(entry), self._file_bytes, self._limit) if claim.entry == entry else None
+            if draft is not None:
+                write_rows(draft, self._path(entry), self.column, rows)
 
     def _read(self, entry: int) -> bool:
         shape = (len(self.batches.ids), self.width)
@@ -135,8 +158,8 @@ class TeacherTable:
                 if self.batches.watch is not None:
                     self.batches.watch()
                 return True
-            path, wanted = self._path(entry), len(self.batches.ids) * self.width * self.dtype.itemsize + HEADER_BYTES
-            draft = reserve(path, wanted, self._limit) if first else None
+            path = self._path(entry)
+            draft = reserve(path, self._file_bytes, self._limit) if first else None
             if not self._agree(draft is not None or not first):
                 return False
             rows = self._computed(entry)

@@ -10,7 +10,7 @@ import ray
 
 from trainables.checkpoint import Checkpoints
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
-from trainables.group import Group, Resources
+from trainables.group import OUT_OF_MEMORY, REFUSED, Group, Resources, _forget_refusal, _refusal, _refuse
 from trainables.places import Places
 from trainables.result import finished_report
 from trainables.trial import run
@@ -69,3 +69,20 @@ def test_stopped_between_two_epochs_it_frees_everything(task: Task) -> None:
     assert soon(nothing_is_left)
     assert Checkpoints(task.folder).files()
     assert finished_report(task.folder) is None
+
+
+def test_a_refusal_is_known_on_all_machines_until_it_is_forgotten(task: Task, tmp_path: Path) -> None:
+    remote = f"file://{tmp_path / 'there'}"
+    here, there = (
+        replace(
+            task, places=replace(task.places, storage=tmp_path / name, remote=remote), folder=tmp_path / name / "s/t"
+        )
+        for name in ("here", "there")
+    )
+    assert _refusal(here) is _refusal(there) is None
+    for kind, error in ((REFUSED, ValueError), (OUT_OF_MEMORY, MemoryError)):
+        _refuse(there, kind, "why")
+        told = _refusal(here)
+        assert (type(told), str(told)) == (error, "why")
+    _forget_refusal(here)
+    assert _refusal(there) is None, "what lies on that machine alone is of an earlier try"
