@@ -106,9 +106,10 @@ def settle(plan: dict[str, Any]) -> None:
     call("hostname", plan["name"])
     names = "".join(f"{address} {name}\n" for name, address in plan["names"].items())
     Path("/etc/hosts").write_text(f"127.0.0.1 localhost\n{names}")
-    python = Path("/usr/local/bin/python3")
+    python = Path("/usr/local/bin/python3")  # no link: an interpreter looks for its library where it seems to lie
     python.unlink(missing_ok=True)
-    python.symlink_to(plan["python"])
+    python.write_text(f'#!/bin/sh\nexec {plan["python"]} "$@"\n')
+    python.chmod(0o755)
     user, uid = plan["user"], str(plan["uid"])
     call("useradd", "--uid", uid, "--create-home", "--shell", "/bin/bash", "--password", "*", user)
     for place in plan["mounts"]:

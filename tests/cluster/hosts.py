@@ -19,7 +19,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -70,8 +70,9 @@ def check_machine() -> None:
 class Hosts:
     """The switch and the laptop are there on entry; ``add`` makes a host, and everything is gone on exit.
 
-    ``first_boot``: shell commands that the user of each new host runs before anyone gets in. ``disk_bytes``: what may
-    be written to a host's disk; ``memory_bytes``: to its /dev/shm. Keys in ``authorized`` open hosts that boot later.
+    ``first_boot``: shell commands that the user of each new host runs before anyone gets in. ``mounts``: folders of the
+    machine, by their place in each host, that all of them may write to. ``disk_bytes``: what may be written to a host's
+    disk; ``memory_bytes``: to its /dev/shm. Keys in ``authorized`` open hosts that boot later.
     """
 
     def __init__(
@@ -79,10 +80,11 @@ class Hosts:
         *,
         user: str = USER,
         first_boot: Sequence[str] = (),
+        mounts: Mapping[str, Path] | None = None,
         disk_bytes: int = 2 * 2**30,
         memory_bytes: int = 512 * 2**20,
     ) -> None:
-        self.user, self.first_boot = user, list(first_boot)
+        self.user, self.first_boot, self.mounts = user, list(first_boot), dict(mounts or {})
         self.disk_bytes, self.memory_bytes = disk_bytes, memory_bytes
         self.authorized: list[str] = []
         self._made: dict[int, Host] = {}
@@ -279,7 +281,8 @@ class Host:
             "folder": str(folder),
             "disk_bytes": self.hosts.disk_bytes,
             "memory_bytes": self.hosts.memory_bytes,
-            "mounts": {SHARED: str(self.hosts.folder / "shared")},
+            "mounts": {SHARED: str(self.hosts.folder / "shared")}
+            | {at: str(of) for at, of in self.hosts.mounts.items()},
             "visible": [str(needed) for needed in _needed() if needed.stat().st_dev != Path("/").stat().st_dev],
             "ways": [str(way) for way in _ways()],
             "user": self.hosts.user,
