@@ -5,6 +5,11 @@ set -euo pipefail
 storage=${1:?"usage: node.sh STORAGE"}
 case $storage in
     *BUCKET*) echo "node.sh: $storage: BUCKET must be the name of your bucket" >&2; exit 2 ;;
+    file://*)
+        if [ ! -w "${storage#file://}" ]; then
+            echo "node.sh: $storage cannot be written on $(hostname): is the shared folder mounted?" >&2
+            exit 2
+        fi ;;
 esac
 if [ ! -s ~/.ray/auth_token ]; then
     echo "node.sh: ~/.ray/auth_token is missing; make one where you run ray up: ray get-auth-token --generate" >&2
@@ -24,8 +29,13 @@ export MLFLOW_TRACKING_URI=http://127.0.0.1:5000
 EOF
 grep -qxs 'source ~/.rrd_search' ~/.bashrc || echo 'source ~/.rrd_search' >> ~/.bashrc
 
-if ! python3 -c 'import ensurepip' 2> /dev/null || ! command -v make tmux > /dev/null; then
+packages=()
+python3 -c 'import ensurepip' 2> /dev/null || packages+=(python3-venv)
+for program in make tmux; do
+    command -v $program > /dev/null || packages+=($program)
+done
+if [ ${#packages[@]} -gt 0 ]; then
     sudo apt-get update -qq
-    sudo apt-get install -y -qq --no-install-recommends python3-venv make tmux
+    sudo apt-get install -y -qq --no-install-recommends "${packages[@]}"
 fi
 make -C ~/rrd_search install EXTRAS=aws
