@@ -31,6 +31,7 @@ USER, UID = "rrd", 4242
 KEY = "id_rrd"  # in ~/.ssh of the laptop; all hosts let it in
 SHARED = "/mnt/rrd_search"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+PROCESSES = "exec ps -eo pid=,args="
 NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid")
 PROGRAMS = ("ip", "sshd", "ssh", "ssh-keygen", "rsync", "tmux", "make")
 PACKAGES = "iproute2 openssh-server openssh-client rsync tmux make"
@@ -209,7 +210,7 @@ class Host:
 
     def run(self, command: str, *, seconds: float = 60, root: bool = False) -> str:
         """What a shell command printed. ``CommandFailed`` where its exit code is not 0, or after ``seconds``."""
-        limited = ["timeout", "--kill-after=5", str(seconds), "bash", "-c", command]
+        limited = ["timeout", "--kill-after=5", f"{seconds:g}", "bash", "-c", command]
         done = subprocess.run(
             self._there(limited, root),
             stdin=subprocess.DEVNULL,
@@ -234,6 +235,12 @@ class Host:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+
+    def processes(self) -> dict[int, str]:
+        """The command lines of all that runs on it, by process id as the host counts."""
+        told = self.run(PROCESSES, root=True).splitlines()
+        lines = [line.strip().split(maxsplit=1) for line in told if not line.endswith(PROCESSES)]
+        return {int(pid): command for pid, command in lines}
 
     def write(self, path: str, content: str) -> None:
         """A file of the user's; ``path`` is below the home folder."""
