@@ -13,6 +13,7 @@ import yaml
 
 from rrd_search.cluster_files import kubernetes, ray_up, slurm
 from rrd_search.cluster_files.commands import secrets_in
+from rrd_search.cluster_files.findings import shown
 from rrd_search.command import Parser, run_command
 
 RAY_UP_FIELDS = {
@@ -26,9 +27,10 @@ RAY_UP_FIELDS = {
 KINDS = (
     "a file for `ray up` (cluster_name, provider), Kubernetes manifests (apiVersion, kind), a Slurm script (#SBATCH)"
 )
+FIELD_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 MOST = 5  # problems of a file that are told at once
 PLACEHOLDERS = re.compile(
-    r"\bBUCKET\b|\bREGISTRY\b|\bHOST:PORT\b|\b(?:ami|sg|subnet|vpc)-0123456789abcdef0\b|sha256:0{64}"
+    r"\bBUCKET\b|\bREGISTRY\b|\bACCOUNT\b|\bHOST:PORT\b|\b(?:ami|sg|subnet|vpc)-0123456789abcdef0\b|sha256:0{64}"
     r"|\b(?:192\.0\.2|198\.51\.100|203\.0\.113)\.\d{1,3}\b"  # addresses for documentation, RFC 5737
 )
 
@@ -91,7 +93,7 @@ def _parsed(text: str) -> tuple[Any, Any]:
         raise ValueError(f"is empty; checked are {KINDS}")
     for document in documents:
         if not isinstance(document, dict):
-            raise ValueError(f"must be a mapping of fields (FIELD: VALUE), got {type(document).__name__}")
+            raise ValueError(f"must be a mapping of fields (FIELD: VALUE), got {shown(document)}")
     if any(name in document for document in documents for name in ("apiVersion", "kind")):
         return documents, kubernetes
     if not any(RAY_UP_FIELDS & document.keys() for document in documents):
@@ -119,18 +121,22 @@ def _documents(text: str) -> list[Any]:
 
 
 def _single(node: yaml.Node, above: tuple[yaml.Node, ...], done: set[yaml.Node]) -> None:
-    """ValueError for a field that is there twice, of which YAML's readers take the last, and for a part of itself."""
+    """ValueError for a field that is there twice, of which YAML's readers take the last, for one whose name is no text,
+    and for a part of itself."""
     if node in above:
         raise ValueError(f"line {node.start_mark.line + 1}: a part that holds itself")
     if node in done or isinstance(node, yaml.ScalarNode):
         return
     done.add(node)
     if isinstance(node, yaml.MappingNode):
-        seen: set[object] = set()
+        seen = set()
         for key, _ in node.value:
-            if isinstance(key.value, str) and key.value in seen:
+            if key.tag not in FIELD_TAGS:
+                quoted = f"; put {key.value} in quotes" if isinstance(key, yaml.ScalarNode) else ""
+                raise ValueError(f"line {key.start_mark.line + 1}: names of fields are texts{quoted}")
+            if key.value in seen:
                 raise ValueError(f"line {key.start_mark.line + 1}: {key.value} is there twice")
-            seen.add(key.value if isinstance(key.value, str) else key)
+            seen.add(key.value)
     for part in node.value:
         for each in part if isinstance(part, tuple) else (part,):
             _single(each, (*above, node), done)

@@ -1,6 +1,7 @@
 """`ray up` on AWS: each node_config against botocore's own model of the request that starts an instance, and what keeps
 the account's instances, disks and keys to itself."""
 
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ KINDS = {
     "double": ("number", (int, float)),
     "float": ("number", (int, float)),
 }
+IDS = {"ImageId": ("ami", False), "SecurityGroupIds": ("sg", True), "SubnetIds": ("subnet", True)}
 Node = dict[str, Any]
 
 
@@ -28,9 +30,8 @@ def problems(document: dict[str, Any]) -> Iterator[str]:
     yield from _node_types(document)
     for name, kind in document.get("available_node_types", {}).items():
         place, node = place_of([name, "node_config"], "available_node_types"), dict(kind["node_config"])
-        subnets = node.pop("SubnetIds", None)
-        if subnets is not None and not (isinstance(subnets, list) and all(isinstance(each, str) for each in subnets)):
-            yield f"{place}.SubnetIds must be a list of subnet ids, got {shown(subnets)}"
+        yield from _ids(node, place)
+        node.pop("SubnetIds", None)  # Ray's own field
         wrong = [*against(run_instances(), node, place)]
         yield from wrong
         if not wrong:
@@ -98,19 +99,30 @@ def _node(node: Node, place: str, head: bool) -> Iterator[str]:
         yield f"{place}.IamInstanceProfile is missing; {own}"
     interfaces = node.get("NetworkInterfaces", [])
     if not node.get("SecurityGroupIds") and not (interfaces and all(each.get("Groups") for each in interfaces)):
-        yield f"{place}.SecurityGroupIds is missing; Ray would make a group that lets in ssh from everywhere"
+        yield f"{place}.SecurityGroupIds is missing; Ray's own group lets in ssh from everywhere"
     if "SubnetId" in node:
         yield f"{place}.SubnetId: Ray puts its own in its place; give SubnetIds, a list"
     if node.get("MetadataOptions", {}).get("HttpTokens") != "required":
-        yield f"{place}.MetadataOptions.HttpTokens must be required (IMDSv2), or forged requests get at its role"
+        yield f"{place}.MetadataOptions.HttpTokens must be required (IMDSv2); else forged requests get its role"
     if head and _is_spot(node):
         yield f"{place}.InstanceMarketOptions: the head must not be a spot instance; the search ends with it"
     disks = [(index, disk["Ebs"]) for index, disk in enumerate(node.get("BlockDeviceMappings", [])) if "Ebs" in disk]
     if not disks:
-        yield f"{place}.BlockDeviceMappings must have an Ebs with Encrypted: true; the image's own disk is not encrypted"
+        yield f"{place}.BlockDeviceMappings must have an Ebs with Encrypted: true; the image's own disk may not be"
     for index, disk in disks:
         if disk.get("Encrypted") is not True:
             yield f"{place_of(['BlockDeviceMappings', index, 'Ebs'], place)}.Encrypted must be true"
+
+
+def _ids(node: Node, place: str) -> Iterator[str]:
+    for name, (prefix, several) in IDS.items():
+        values = node.get(name, [])
+        if several and not isinstance(values, list):
+            yield f"{place}.{name} must be a list of ids such as {prefix}-0123456789abcdef0, got {shown(values)}"
+            continue
+        for value in values if several else [values] if values else []:
+            if not re.fullmatch(rf"{prefix}-([0-9a-f]{{8}}|[0-9a-f]{{17}})", str(value)):
+                yield f"{place}.{name} must be ids such as {prefix}-0123456789abcdef0, got {shown(value)}"
 
 
 def _ssh_key(document: dict[str, Any], node: Node, place: str) -> Iterator[str]:
@@ -153,9 +165,9 @@ def _structure(shape: "Shape", value: object, place: str) -> Iterator[str]:
             yield from against(shape.members[name], part, place_of([name], place))
         else:
             yield unknown(place, name, shape.members)
-    missing = [name for name in shape.required_members if name not in value and name not in ("MinCount", "MaxCount")]
-    if missing:  # Ray counts instances itself
-        yield f"{place}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+    counted = ("MinCount", "MaxCount")  # by Ray itself
+    missing = (name for name in shape.required_members if name not in value and name not in counted)
+    yield from (f"{place_of([name], place)} is missing" for name in missing)
 
 
 @cache

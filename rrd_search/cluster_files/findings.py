@@ -29,19 +29,22 @@ def place_of(parts: Iterable[str | int], within: str = "") -> str:
     return path
 
 
-def nearest(name: object, names: Iterable[str], told: str = "they") -> str:
-    """'did you mean X?', or the names where they are few; empty where neither helps."""
+def nearest(name: object, names: Iterable[str], told: str = "names") -> str:
+    """'did you mean X?', or the names where they are few, or the nearest of them; empty where there are none."""
     names = sorted(names)
     alike = {known.lower(): known for known in names}
     found = difflib.get_close_matches(str(name).lower(), alike, n=1, cutoff=0.7)
     if found:
         return f"did you mean {alike[found[0]]}?"
-    return f"{told} are {', '.join(names)}" if 0 < len(names) <= MANY else ""
+    if len(names) > MANY:
+        few = difflib.get_close_matches(str(name).lower(), alike, n=3, cutoff=0.0)
+        return f"the nearest {told} are {', '.join(alike[each] for each in few)}"
+    return f"{told} are {', '.join(names)}" if names else ""
 
 
 def unknown(place: str, name: object, names: Iterable[str], what: str = "field") -> str:
     where = f"{place}.{name}" if place else str(name)
-    return with_hint(f"{where}: no such {what}", nearest(name, names, told="there"))
+    return with_hint(f"{where}: no such {what}", nearest(name, names, told=f"{what}s"))
 
 
 def with_hint(told: str, hint: str) -> str:
@@ -81,7 +84,7 @@ def _told(error: jsonschema.ValidationError, within: str) -> Iterator[str]:
             yield from (unknown(place, name, known) for name in error.instance if name not in known)
         case "required":
             missing = [name for name in error.validator_value if name not in error.instance]
-            yield f"{here}: {', '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
+            yield from (f"{place_of([name], place)} is missing" for name in missing)
         case "type":
             kinds = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
             yield f"{here} must be {' or '.join(TYPES[kind] for kind in kinds)}, got {shown(error.instance)}"
@@ -95,8 +98,6 @@ def _told(error: jsonschema.ValidationError, within: str) -> Iterator[str]:
 
 def one_of(value: object, values: Sequence[str]) -> str:
     """What to say of a value that is none of ``values``."""
-    told = f"must be one of {', '.join(values)}, got {shown(value)}"
-    if len(values) > MANY:
-        told = f"no such value: {shown(value)}"
-    alike = nearest(value, values)
-    return with_hint(told, alike if alike.startswith("did you mean") else "")
+    told = f"must be one of {', '.join(values)}, got" if len(values) <= MANY else "no such value:"
+    hint = nearest(value, values, told="values")
+    return with_hint(f"{told} {shown(value)}", hint if len(values) > MANY or hint.startswith("did") else "")

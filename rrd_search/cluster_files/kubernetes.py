@@ -62,7 +62,9 @@ def schemas() -> dict[str, Any]:
 def _shape(document: Manifest) -> Iterator[str]:
     kind, version = document.get("kind"), document.get("apiVersion")
     known = {name.split()[1]: name.split()[0] for name in schemas()}
-    if kind in REFUSED:
+    if not isinstance(kind, str | None):
+        yield f"kind must be a text, got {shown(kind)}"
+    elif kind in REFUSED:
         yield f"kind: {kind}: {REFUSED[kind]}"
     elif kind in PLAIN:
         if not isinstance(document.get("metadata"), dict) or not document["metadata"].get("name"):

@@ -6,16 +6,19 @@ import copy
 import io
 import json
 import logging
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rrd_search.cluster_files import aws, own_servers
 from rrd_search.cluster_files.commands import network_problems, option, ray_starts, token_is_on
-from rrd_search.cluster_files.findings import nearest, place_of, schema_problems, strings_of, with_hint
+from rrd_search.cluster_files.findings import nearest, place_of, schema_problems, shown, strings_of, with_hint
 
 PROVIDERS = {"aws": aws, "local": own_servers}
 TOKEN = "~/.ray/auth_token"
+PROJECT = frozenset({"rrd_search", "search_spaces", "trainables", "pyproject.toml", "constraints.txt"})
+PROJECT |= {"Makefile", "README.md", "LICENSE"}  # what `make install` needs
 SET_UP = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
 STARTS = ("head_start_ray_commands", "worker_start_ray_commands")
 
@@ -45,20 +48,23 @@ def absent(document: dict[str, Any]) -> list[str]:
 def _shape(document: dict[str, Any]) -> Iterator[str]:
     import ray.autoscaler
 
-    schema = json.loads(Path(ray.autoscaler.__file__).with_name("ray-schema.json").read_text())
-    schema["properties"]["provider"] |= {"additionalProperties": True}  # looked at below: each type has its own fields
     provider = document.get("provider")
     kind = provider.get("type") if isinstance(provider, dict) else None
+    if not isinstance(kind, str) or kind not in PROVIDERS:
+        told = f"must be {' or '.join(sorted(PROVIDERS))} to be checked here, got {shown(kind)}"
+        yield with_hint(f"provider.type {told}", nearest(kind, PROVIDERS) if isinstance(kind, str) else "")
+        return
+    schema = json.loads(Path(ray.autoscaler.__file__).with_name("ray-schema.json").read_text())
     if kind == "local":  # Ray takes it from such a file before it looks at its schema
         schema["properties"]["min_workers"] = {"type": "integer", "minimum": 0}
-    if isinstance(kind, str) and kind not in PROVIDERS:
-        known = " and ".join(sorted(PROVIDERS))
-        yield with_hint(f"provider.type: {kind!r} is not checked here, only {known} are", nearest(kind, PROVIDERS))
-        return
     yield from schema_problems(document, schema)
-    for place, mount in document["file_mounts"].items() if isinstance(document.get("file_mounts"), dict) else ():
-        if not isinstance(mount, str):
-            yield f"{place_of([str(place)], 'file_mounts')} must be a path on this machine"
+    auth = document.get("auth", {"ssh_user": "ubuntu"} if kind == "aws" else {})
+    if isinstance(auth, dict) and not auth.get("ssh_user"):
+        yield "auth.ssh_user is missing"
+    mounts = document.get("file_mounts")
+    for remote, local in mounts.items() if isinstance(mounts, dict) else ():
+        if not isinstance(local, str) or not local:
+            yield f"{place_of([str(remote)], 'file_mounts')} must be a path on this machine, got {shown(local)}"
 
 
 def _mounts(document: dict[str, Any]) -> Iterator[str]:
@@ -71,6 +77,9 @@ def _mounts(document: dict[str, Any]) -> Iterator[str]:
             near = nearest(local, [path.name for path in Path().iterdir()])
             yield with_hint(f"{place_of([remote], 'file_mounts')}: there is no {local} in {Path.cwd()}", near)
     for place, text in _commands(document):
+        for found in re.finditer(r"(\S+)/cluster/node\.sh\b", text) if place.startswith("setup_commands") else ():
+            missing = [name for name in sorted(PROJECT) if not {found[1], f"{found[1]}/{name}"} & mounts.keys()]
+            yield from (f"file_mounts: {found[1]}/{name} is missing; {place} installs it" for name in missing)
         for remote, path in _scripts(document, text):
             if path.parent.exists() and not path.exists():
                 near = nearest(path.name, [other.name for other in path.parent.iterdir()])
@@ -78,8 +87,8 @@ def _mounts(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _token(document: dict[str, Any]) -> Iterator[str]:
-    """Every list of commands that sets a node up switches token mode on (a type's own replaces the common one), or every
-    list that starts Ray."""
+    """Every list of commands that sets a node up switches token mode on (a type's own replaces the common one), or
+    every list that starts Ray."""
     if all(any(token_is_on(text) for text in document.get(name, [])) for name in STARTS):
         return
     common = [text for name in SET_UP[:2] for text in document.get(name, [])]
