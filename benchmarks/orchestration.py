@@ -1,6 +1,6 @@
 """What the driver costs: many simulated trials on real Ray Tune, with the real study, recorder and display.
 
-python -m benchmarks.orchestration [--trials 1000] [--concurrent 16] [--seconds 5]
+python -m benchmarks.orchestration [--trials 1000] [--concurrent 16] [--seconds 5] [--reports 5]
 """
 
 import argparse
@@ -17,45 +17,14 @@ from pathlib import Path
 from typing import Any
 
 from optuna.samplers import BaseSampler
-from ray import tune
 
+from benchmarks.simulated import Simulated
 from benchmarks.small_search import SmallSearch
 from rrd_search.samplers import SAMPLERS
 from rrd_search.search import SearchRun
 from rrd_search.space import load_space
 
-EPOCHS = 5  # of a simulated trial, each of them reported by itself
-SHOWN = ("val_accuracy_top5", "val_loss", "train_loss", "train_ce", "train_kd", "train_rrd_kl", "teacher_entropy")
 EARLY, WINDOW = 100, 100  # the first window's middle, and the width of both, in trials
-
-
-class Simulated(tune.Trainable):
-    """A trial that trains nothing: it waits, and reports as a trial does."""
-
-    def setup(self, config: dict[str, Any]) -> None:
-        self.reset_config(config)
-
-    def reset_config(self, new_config: dict[str, Any]) -> bool:
-        self.plan, self.epoch, self.started = new_config, 0, 0.0
-        return True
-
-    def step(self) -> dict[str, Any]:
-        self.started = self.started or time.time()
-        self.epoch += 1
-        due = self.started + self.epoch * self.plan["epoch_seconds"]
-        time.sleep(max(0.0, due - time.time()))
-        metrics = {"epoch": self.epoch, "val_accuracy": self.plan["value"] * self.epoch / self.plan["epochs"]}
-        metrics |= dict.fromkeys(self.plan["shown"], 0.5)
-        done = self.epoch == self.plan["epochs"]
-        summary = {"epochs_run": float(self.epoch), "final_val_accuracy": metrics["val_accuracy"]}
-        report = {**metrics, "summary": summary, "curve": [metrics], "done": done}
-        return report | {"pid": os.getpid(), "started": self.started}
-
-    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        return {}
-
-    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        pass
 
 
 @dataclass
@@ -137,15 +106,15 @@ class MeasuredRun(SearchRun):
         self.marks.append(Mark(time.time(), time.process_time(), self.own.wall, self.sampler.wall, self.sampler.cpu))
 
     def _tune_config(self, proposal: Any) -> dict[str, Any]:
-        simulated = {"epoch_seconds": self.epoch_seconds, "epochs": EPOCHS, "shown": SHOWN}
-        return super()._tune_config(proposal) | simulated | {"value": _value(proposal.config.flat())}
+        simulated = {"epoch_seconds": self.epoch_seconds, "epochs": proposal.config.epochs}
+        return super()._tune_config(proposal) | simulated | {"value": value_of(proposal.config.flat())}
 
 
 def main() -> None:
     options, sampler = _options(), Clock()
     make = SAMPLERS[options.sampler]
     SAMPLERS[options.sampler] = lambda seed, number: Clocked(make(seed, number), sampler)
-    driver = partial(MeasuredRun, sampler=sampler, epoch_seconds=options.seconds / EPOCHS)
+    driver = partial(MeasuredRun, sampler=sampler, epoch_seconds=options.seconds / options.reports)
     runs: list[MeasuredRun] = []
 
     def keep(*parts: Any) -> MeasuredRun:
@@ -155,7 +124,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="orchestration-") as folder:
         search = SmallSearch(
             folder=Path(folder),
-            space=load_space("rrd").with_values({"epochs": EPOCHS}),
+            space=load_space("rrd").with_values({"epochs": options.reports}),
             trials=options.trials,
             concurrent=options.concurrent,
             sampler=options.sampler,
@@ -164,7 +133,7 @@ def main() -> None:
     print("\n".join([*_table(options, runs[0]), f"recorder: {said}"]))
 
 
-def _value(flat: dict[str, Any]) -> float:
+def value_of(flat: dict[str, Any]) -> float:
     """An accuracy that is best at certain temperatures and a certain learning rate."""
     distances = (
         math.log(flat["loss.student_temperature"] / 0.1),
@@ -184,12 +153,13 @@ def _table(options: argparse.Namespace, run: MeasuredRun) -> list[str]:
     asks = run.sampler.asks[EARLY - WINDOW // 2 :][:WINDOW], run.sampler.asks[-WINDOW:]
     load = " ".join(f"{one:.1f}" for one in os.getloadavg())
     return [
-        f"{len(ends)} simulated trials of {options.seconds:g} s, {options.concurrent} at a time, {EPOCHS} reports each,"
-        f" sampler {options.sampler}; {os.cpu_count()} cores, load {load}",
+        f"{len(ends)} simulated trials of {options.seconds:g} s with {options.reports} reports, {options.concurrent} at"
+        f" a time, sampler {options.sampler}; {os.cpu_count()} cores, load {load}",
         f"  start-up: first trial {begun:.1f} s after the call, the last of {len(processes)} processes {ramp:.1f} s "
         "later",
         f"  first start to last end {total:.1f} s, ideally {ideal:.1f} s: {total / ideal:.2f}",
         f"  the same since all processes run: {_steady(run, options):.2f} (at most 1.2)",
+        f"  from then to the last start, places are busy {_busy(run, options):.1%} of the time",
         f"  a trial's end to the start of the next in its place: median {statistics.median(_gaps(run, options)):.2f} s",
         f"per trial, around trial {EARLY} and around the last but {options.concurrent + WINDOW // 2}:",
         f"  CPU of the driver, sampler apart: {_told(early.cpu, late.cpu)} (at most 1.5)",
@@ -227,6 +197,14 @@ def _steady(run: MeasuredRun, options: argparse.Namespace) -> float:
     return (end - begin) * options.concurrent / busy
 
 
+def _busy(run: MeasuredRun, options: argparse.Namespace) -> float:
+    """The share of the time in which trials ran, of all places, while there were trials for all of them."""
+    starts = [start for start, _ in run.spans.values()]
+    begin, end = max(run.pids.values()), max(starts)
+    ran = sum(max(0.0, min(end, start + options.seconds) - max(begin, start)) for start in starts)
+    return ran / ((end - begin) * options.concurrent)
+
+
 def _gaps(run: MeasuredRun, options: argparse.Namespace) -> list[float]:
     """From the end of each trial's work to the start of a next one: ends and starts paired in their order."""
     starts = sorted(start for start, _ in run.spans.values())
@@ -239,6 +217,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=1000)
     parser.add_argument("--concurrent", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=5.0, help="that a trial takes")
+    parser.add_argument("--reports", type=int, default=5, help="of a trial, one an epoch")
     parser.add_argument("--sampler", choices=SAMPLERS, default="tpe")
     return parser.parse_args()
 

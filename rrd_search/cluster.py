@@ -9,10 +9,12 @@ from typing import Any, Self
 import ray
 import torch
 
+from rrd_search.node_types import NODE_GROUP, NONE, read_node_types
 from trainables.group import Resources
 
 CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
+THIS_MACHINE = "local"  # an address: no cluster
 
 
 class Cluster:
@@ -24,6 +26,7 @@ class Cluster:
 
     def __init__(self, address: str | None) -> None:
         self.address = address
+        self._node_types = NONE
 
     def __enter__(self) -> Self:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -37,6 +40,10 @@ class Cluster:
             ray.init(**options)
         except (ConnectionError, ValueError, TimeoutError) as error:
             raise ValueError(f"--address {self.address}: no Ray cluster answers there ({_line(error)})") from error
+        if self.address is not None:
+            own, head = ray.get_runtime_context(), ray.get_runtime_context().gcs_address.rpartition(":")[0]
+            here = {node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own.get_node_id()}
+            self._node_types = read_node_types(on_head=head in here)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -47,9 +54,24 @@ class Cluster:
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
     def startable(self) -> list[dict[str, float]]:
-        """What a node of each type holds that an autoscaler could start."""
-        config = ray._private.state.state.get_cluster_config()
-        return [dict(group.resources) for group in config.node_group_configs] if config else []
+        """What each node holds that an autoscaler could start beside them."""
+        alive = [node.get("Labels", {}).get(NODE_GROUP, "") for node in ray.nodes() if node["Alive"]]
+        return self._node_types.startable(alive)
+
+
+def chosen_cluster(address: str | None) -> str | None:
+    """The address of the cluster that ``--address`` asks for: without it the one that this machine is in, which is what
+    RAY_ADDRESS says, or where `ray start` put one. None: this machine alone. ValueError where it does not answer."""
+    if address is None:
+        address = os.environ.get("RAY_ADDRESS") or ray._private.utils.read_ray_address()
+    if not address or address == THIS_MACHINE or address.startswith("http"):  # which is meant for `ray job`
+        return None
+    try:
+        _check_answers(address)
+    except ValueError as error:
+        rule = f"--address {THIS_MACHINE} takes this machine alone, `ray stop` ends what is left of the cluster"
+        raise ValueError(f"{error}; {rule}") from error
+    return address
 
 
 def this_machine() -> dict[str, float]:
@@ -64,7 +86,8 @@ def settled(workers: int, cpus: int, gpus: float | None, nodes: list[dict[str, f
 
 
 def check_fits(resources: Resources, nodes: list[dict[str, float]], where: str) -> None:
-    """ValueError where a trial fits on no node. A worker does not stretch over two; a lone node must hold all."""
+    """ValueError where a trial does not fit. A worker does not stretch over two nodes."""
+    a_trial = f"a trial of {resources.workers} workers" if resources.workers > 1 else "a trial"
     for kind, flag, each in (
         ("CPU", "--cpus-per-worker", resources.cpus_per_worker),
         ("GPU", "--gpus-per-worker", resources.gpus_per_worker),
@@ -72,8 +95,10 @@ def check_fits(resources: Resources, nodes: list[dict[str, float]], where: str) 
         most = max((node.get(kind, 0) for node in nodes), default=0)
         wanted = each * (resources.workers if len(nodes) == 1 else 1)
         if wanted > most:
-            a_trial = f"a trial of {resources.workers} workers takes {wanted:g} {kind}s"
-            raise ValueError(f"{flag} {each:g}: {a_trial}, {where} has at most {most:g} on a node")
+            takes = f"{a_trial} takes {each * resources.workers:g} {kind}s"
+            raise ValueError(f"{flag} {each:g}: {takes}, {where} has at most {most:g} on a node")
+    if (fit := workers_that_fit(resources, nodes)) < resources.workers:
+        raise ValueError(f"--workers-per-trial {resources.workers}: at most {fit} such workers fit on {where}")
 
 
 def has_room(resources: Resources, nodes: list[dict[str, float]]) -> bool:

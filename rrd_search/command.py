@@ -43,6 +43,16 @@ def run_command(main: Callable[[list[str]], int]) -> NoReturn:
     sys.exit(code)
 
 
+def default_storage() -> str:
+    """What --storage is where it is not given; a cluster's nodes have RRD_STORAGE in their environment."""
+    return os.environ.get("RRD_STORAGE") or "runs"
+
+
+def default_tracking_uri() -> str | None:
+    """What --mlflow-uri is where it is not given; the variable is MLflow's own."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
 def quieten() -> None:
     """The libraries' own chatter is not the user's."""
     warnings.filterwarnings("ignore", category=FutureWarning)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
-from rrd_search.command import Parser, run_command
+from rrd_search.command import Parser, default_storage, run_command
 from rrd_search.export_check import check_students
 from rrd_search.export_folder import replaced, write_provenance
 from rrd_search.export_readme import readme
@@ -38,7 +38,7 @@ PACKAGES = ("rrd-search", "torch", "torchvision", "numpy", "ray", "optuna", "mlf
 def main(arguments: list[str]) -> int:
     parser = Parser("rrd_search.export", "Put a search's best student into a folder that loads with torch alone.")
     parser.add_argument("--name", default="quickstart", help="of the search")
-    parser.add_argument("--storage", default="runs", help="the search's storage: a folder, or a URI")
+    parser.add_argument("--storage", default=default_storage(), help="the search's storage: a folder, or a URI")
     parser.add_argument("--output", type=Path, default=Path("best"), help="a new folder, or an earlier export")
     parser.add_argument("--trial", metavar="ID", help="default: the best")
     options = parser.parse_args(arguments)

@@ -5,7 +5,7 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from rrd_search.command import Parser, amount, whole
+from rrd_search.command import Parser, amount, default_storage, default_tracking_uri, whole
 from rrd_search.request import NAME, writable
 from rrd_search.storage import places_of
 from rrd_search.tracking import check_tracking_uri
@@ -38,13 +38,13 @@ def parser() -> Parser:
     add("--seeds", type=whole(1), default=3, help="how many; the same command with more adds to them")
     add("--name", help="default: that of the search it was exported from, or of the config's file")
     add("--teacher-checkpoint", type=Path, metavar="FILE", help="default: the exported folder's, or by the config")
-    add("--storage", default="runs", help="for all that is made: a folder, or a URI")
+    add("--storage", default=default_storage(), help="for all that is made: a folder, or a URI")
     add("--data-root", type=Path, default=Path("data"), help="folder of downloaded datasets")
-    add("--mlflow-uri", help="default: sqlite in the storage folder")
+    add("--mlflow-uri", default=default_tracking_uri(), help="default: sqlite in the storage folder")
     add("--workers", type=whole(1), default=1, help="that share each batch; two or more through Ray Train")
     add("--cpus-per-worker", type=whole(1), help="default: this machine's, shared out; 1 on a cluster")
     add("--gpus-per-worker", type=amount(0), help="default: 1 where there are GPUs")
-    add("--address", help="of a running Ray cluster, or auto; default: this machine alone")
+    add("--address", help="of a Ray cluster, or local; default: the cluster that this machine is in, if any")
     return parser
 
 
@@ -54,14 +54,14 @@ def read_final_request(options: argparse.Namespace) -> FinalRequest:
     name = options.name or _name_of(options.source)
     if not NAME.fullmatch(name):
         raise ValueError(f"--name must be letters, digits, '.', '_' and '-', at most 100, got {name!r}")
-    if options.address and options.workers == 1:
-        raise ValueError("--address needs --workers 2 or more: a lone worker trains in this process")
     if config.batch_size % options.workers:
         raise ValueError(f"--workers must be a divisor of batch_size, {config.batch_size}, got {options.workers}")
     if options.teacher_checkpoint and not needs_teacher(config):
         raise ValueError(f"--teacher-checkpoint: {options.source} uses no teacher, loss.weight and kd_weight are 0")
     places = places_of(options.storage, options.data_root)
     writable(places.storage)
+    if places.remote is not None and options.mlflow_uri is None:
+        raise ValueError("--mlflow-uri must be given with a storage at a URI: a file on this machine may be lost")
     uri = options.mlflow_uri or f"sqlite:///{places.storage / 'mlflow.db'}"
     check_tracking_uri(uri)
     exported = options.source / TEACHER

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from rrd_search.cluster import Cluster, check_fits, settled, this_machine
+from rrd_search.cluster import Cluster, check_fits, chosen_cluster, settled, this_machine
 from rrd_search.epoch_display import EpochDisplay
 from rrd_search.final_request import FinalRequest, needs_teacher, seeded
 from rrd_search.final_results import TestResult, mean_and_spread, measure, read_result, show_results
@@ -21,7 +21,8 @@ from rrd_search.tracking import shown_uri
 from trainables.config import TrialConfig
 from trainables.data.parts import load_training
 from trainables.group import Resources
-from trainables.result import Report, finished_report
+from trainables.mirror import Mirror
+from trainables.result import FILES, Report, finished_report
 from trainables.teacher import TeacherFile, load_teacher, make_teacher, stored_teacher, with_weights
 from trainables.trial import run
 from trainables.worker import Task
@@ -38,6 +39,7 @@ class FinalTraining:
         self.config = request.config  # its teacher's weights may come later
         self.seeds = range(request.seeds)
         self.resources = Resources()
+        self.address: str | None = None  # of a cluster
 
     @property
     def folder(self) -> Path:
@@ -47,7 +49,8 @@ class FinalTraining:
     def run(self) -> int:
         """Train, test, record and show what is not done yet. The exit code."""
         self._say_what()
-        if self.request.address is None:  # known before anything is trained or started
+        self.address = chosen_cluster(self.request.address)
+        if self.address is None:  # known before anything is trained or started
             self.resources = self._resources([this_machine()], "this machine")
         self.config = self._with_teacher(self.config)
         with held(self.folder):
@@ -75,20 +78,20 @@ class FinalTraining:
         request = self.request
         cpus = request.cpus_per_worker
         if cpus is None:
-            cpus = 1 if request.address else max(1, (os.cpu_count() or 1) // request.workers)
+            cpus = 1 if self.address else max(1, (os.cpu_count() or 1) // request.workers)
         resources = settled(request.workers, cpus, request.gpus_per_worker, nodes)
         check_fits(resources, nodes, where)
         return resources
 
     @contextmanager
     def _workers(self) -> Iterator[None]:
-        """Ray, where there is more than one."""
-        if self.request.workers == 1:
+        """Ray, where there is more than one, or a cluster."""
+        if self.request.workers == 1 and self.address is None:
             yield
             return
-        self._say("starting Ray ..." if self.request.address is None else f"joining Ray at {self.request.address} ...")
-        with Cluster(self.request.address) as cluster:
-            if self.request.address is not None:
+        self._say("starting Ray ..." if self.address is None else f"joining the cluster at {self.address} ...")
+        with Cluster(self.address) as cluster:
+            if self.address is not None:
                 self.resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
             yield
 
@@ -158,6 +161,7 @@ class FinalTraining:
                     told = f"seed {number}, training loss {report['train_loss']:.3f}"
                     display.epoch(number * epochs + int(report["epoch"]), told)
                     self._hear(number, report, recorder)
+                self._fetch(number)
                 display.say(f"seed {number} is trained")
 
     def _reports(self, number: int, recorder: Recorder) -> Iterator[Report]:
@@ -165,9 +169,15 @@ class FinalTraining:
         config, folder = seeded(self.config, number), self._seed_folder(number)
         tags = {"rrd.config_hash": config.config_hash}
         recorder.start_trial(folder.name, {"seed": config.seed, "data.schedule_seed": config.data.schedule_seed}, tags)
+        self._fetch(number)
         if (known := finished_report(folder)) is not None:
             return iter([known])
-        return run(Task(config=config, places=self.request.places, folder=folder), self.resources)
+        return run(Task(config=config, places=self.request.places, folder=folder), self.resources, self.address is None)
+
+    def _fetch(self, number: int) -> None:
+        """What another machine has made of the seed, where the storage is at a URI."""
+        for pattern in FILES:
+            Mirror(self.request.places).pull_tree(self._seed_folder(number), pattern)
 
     def _hear(self, number: int, report: Report, recorder: Recorder) -> None:
         for metrics in report["curve"]:

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from rrd_search.begun import close, end_search, finished, open_study, send_rest, with_teacher
-from rrd_search.cluster import Cluster, check_fits, settled, this_machine
+from rrd_search.cluster import Cluster, check_fits, chosen_cluster, settled, this_machine
 from rrd_search.optuna_searcher import Study
 from rrd_search.packing import Measured, choose, preflight
 from rrd_search.progress import Progress, percent
@@ -41,19 +41,22 @@ class Launch:
         self.trials, self.console = trials, console
         self.options = request.options
         self.started = time.time()
+        self.address: str | None = None  # of a cluster; None: this machine alone
 
     def run(self) -> int:
         """Run what is left of the search. The exit code: that of the signal that stopped it, else 0."""
+        self.address = chosen_cluster(self.options.address)
         self._say_what()
-        cluster = Cluster(self.options.address)
+        cluster = Cluster(self.address)
         with contextlib.ExitStack() as stack:
-            if self.options.address is None:  # everything about it is known before Ray is started
+            if self.address is None:  # everything about it is known before Ray is started
                 resources = self._resources([this_machine()], "this machine")
                 facts = self._teacher(resources)
                 resources = self._packed(resources, facts)
                 self.console.print("starting Ray ...")
                 stack.enter_context(cluster)
             else:
+                self.console.print(f"joining the cluster at {self.address} ...", highlight=False)
                 stack.enter_context(cluster)
                 resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
                 facts = self._teacher(resources)
@@ -120,7 +123,7 @@ class Launch:
         return replace(resources, gpus_per_worker=share)
 
     def _preflight(self, config: TrialConfig) -> Iterator[Measured]:
-        if self.options.address is None:
+        if self.address is None:
             yield from preflight(config, self.request.places, "cuda")
             return
         task: Any = ray.remote(preflight).options(num_cpus=1, num_gpus=1, num_returns="streaming")
@@ -149,7 +152,7 @@ class Launch:
     def _make_teacher(
         self, base: TrialConfig, places: Places, resources: Resources
     ) -> Iterator[TeacherProgress | TeacherFile]:
-        if self.options.address is None:
+        if self.address is None:
             yield from make_teacher(base, places, torch.device("cuda" if resources.gpus_per_worker else "cpu"))
             return
         task: Any = ray.remote(_make_teacher_there)

@@ -13,6 +13,8 @@ from rich.text import Text
 
 LINE_SECONDS = 8.0  # between two lines where there is no terminal
 RECENT = 6  # ended trials that stay in the live table
+SHOWN = 16  # running trials of a table
+NAMED = 4  # and of a line
 
 
 @dataclass
@@ -24,7 +26,7 @@ class Row:
     told: str  # the name of its point, or what it varies
     epoch: int = 0
     value: float = float("nan")
-    state: str = "running"
+    state: str = "starting"  # until it has a process
     started: float = field(default_factory=time.monotonic)
 
 
@@ -35,7 +37,7 @@ class Progress:
         self.console = console
         self.name, self.total, self.done, self.best = name, total, done, best
         self.best_id = ""
-        self.workers = 1  # trials that can run at once
+        self.workers = 1  # trials that fit on the nodes that are there
         self.running: dict[str, Row] = {}
         self.ended: list[Row] = []
         self._seconds: list[float] = []  # of trials that have ended in this run
@@ -53,6 +55,11 @@ class Progress:
 
     def started(self, row: Row) -> None:
         self.running[row.trial_id] = row
+
+    def begun(self, trial_id: str) -> None:
+        """A trial has a process now."""
+        row = self.running[trial_id]
+        row.state, row.started = "running", time.monotonic()
 
     def epoch(self, trial_id: str, epoch: int, value: float) -> None:
         row = self.running[trial_id]
@@ -86,7 +93,13 @@ class Progress:
 
     @property
     def status(self) -> str:
-        parts = [f"{self.done} of {self.total} trials done", f"{len(self.running)} running"]
+        running = sum(row.state == "running" for row in self.running.values())
+        waiting = max(0, len(self.running) - max(running, self.workers))
+        parts = [f"{self.done} of {self.total} trials done", f"{running} running"]
+        if starting := len(self.running) - running - waiting:
+            parts.append(f"{starting} starting")
+        if waiting:
+            parts.append(f"{waiting} waiting for nodes")
         if self.best is not None:
             parts.append(f"best {percent(self.best)}")
         if (left := self._seconds_left()) is not None:
@@ -94,7 +107,9 @@ class Progress:
         return ", ".join(parts)
 
     def _say_status(self) -> None:
-        at = ", ".join(f"{row.trial_id} epoch {row.epoch}/{row.epochs}" for row in self.running.values())
+        running = [row for row in self.running.values() if row.state == "running"]
+        at = ", ".join(f"{row.trial_id} epoch {row.epoch}/{row.epochs}" for row in running[:NAMED])
+        at += f" and {len(running) - NAMED} more" if len(running) > NAMED else ""
         self.say(f"  {self.status}" + (f" ({at})" if at else ""))
 
     def _seconds_left(self) -> float | None:
@@ -108,14 +123,14 @@ class Progress:
         table = Table(box=None, pad_edge=False)
         for column in ("trial", "state", "epoch", "", "accuracy", ""):
             table.add_column(column, no_wrap=True)
-        for row in [*self.ended[-RECENT:], *self.running.values()]:
+        for row in [*self.ended[-RECENT:], *list(self.running.values())[:SHOWN]]:
             bar = ProgressBar(total=row.epochs, completed=row.epoch, width=16)
             count = f"{row.epoch}/{row.epochs}"
             table.add_row(row.trial_id, row.state, count, bar, percent(row.value), row.told, style=STYLES[row.state])
         yield table
 
 
-STYLES = {"running": "cyan", "complete": "green", "pruned": "dim", "failed": "red"}
+STYLES = {"starting": "yellow", "running": "cyan", "complete": "green", "pruned": "dim", "failed": "red"}
 
 
 def percent(fraction: float | None) -> str:

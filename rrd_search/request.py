@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from filelock import FileLock, Timeout
 
-from rrd_search.command import Parser, amount, whole
+from rrd_search.command import Parser, amount, default_storage, default_tracking_uri, whole
 from rrd_search.samplers import SAMPLERS
 from rrd_search.search_file import AUDIT_STOPS
 from rrd_search.space import Space, load_space
@@ -86,15 +86,17 @@ def parser() -> Parser:
     )
     where = parser.add_argument_group("where")
     where.add_argument(
-        "--storage", default="runs", help="for all that is made: a folder, or a URI as s3://BUCKET/FOLDER"
+        "--storage", default=default_storage(), help="for all that is made: a folder, or a URI as s3://BUCKET/FOLDER"
     )
     where.add_argument("--data-root", type=Path, default=Path("data"), help="folder of downloaded datasets")
     where.add_argument("--table-gb", type=amount(0), default=20.0, help="GiB of the storage for teachers' tables")
     where.add_argument(
         "--checkpoint-gb", type=amount(0, exclusive=True), default=20.0, help="GiB of the storage for running trials"
     )
-    where.add_argument("--mlflow-uri", help="default: sqlite in the storage folder")
-    where.add_argument("--address", help="of a running Ray cluster, or auto; default: this machine alone")
+    where.add_argument("--mlflow-uri", default=default_tracking_uri(), help="default: sqlite in the storage folder")
+    where.add_argument(
+        "--address", help="of a Ray cluster, or local; default: the cluster that this machine is in, if any"
+    )
     where.add_argument("--workers-per-trial", type=whole(1), default=1)
     where.add_argument("--cpus-per-worker", type=whole(1), default=1)
     where.add_argument(

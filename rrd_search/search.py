@@ -70,7 +70,7 @@ class SearchRun:
         self._waiting = deque([*study.unfinished(), *study.propose_references()])
         self._proposed = len(study.trials())
         self._running: dict[str, Proposal] = {}  # by Tune's id, which lives only as long as this process
-        self._capacity, self._capacity_read = 0, 0.0
+        self._fit, self._could_fit, self._capacity_read = 0, 0, 0.0
         self._seconds: list[float] = []  # that complete trials took
         self._started: dict[str, float] = {}
         self._failures = Failures()
@@ -143,14 +143,22 @@ class SearchRun:
             self.interrupts.ask.remote(node)
 
     def capacity(self) -> int:
-        """How many trials fit on the nodes that are alive, at least one: it makes an autoscaler start a node."""
+        """How many trials fit on the nodes that are alive and those that an autoscaler may still start: it starts them
+        for trials that wait. At least one: a cluster may have no node yet, and none that it tells of."""
         if time.monotonic() - self._capacity_read > CAPACITY_SECONDS:
-            workers = workers_that_fit(self.plan.resources, self.cluster.nodes())
-            self._capacity = max(1, workers // self.plan.resources.workers)
+            alive, resources = self.cluster.nodes(), self.plan.resources
+            self._fit = workers_that_fit(resources, alive) // resources.workers
+            self._could_fit = workers_that_fit(resources, [*alive, *self.cluster.startable()]) // resources.workers
             self._capacity_read = time.monotonic()
-        capacity = min(self._capacity, self.plan.max_concurrent or self._capacity)
-        self.progress.workers = capacity
+        capacity = max(1, min(self._could_fit, self.plan.max_concurrent or self._could_fit))
+        self.progress.workers = min(self._fit, capacity)
         return capacity
+
+    def begun(self, tune_id: str) -> None:
+        """A trial has its process, on a node."""
+        proposal = self._running[tune_id]
+        self._started[proposal.trial_id] = time.monotonic()
+        self.progress.begun(proposal.trial_id)
 
     def heard(self, tune_id: str, result: dict[str, Any]) -> None:
         """Epochs of a trial. What was heard before, by this process or an earlier one, is not heard again."""

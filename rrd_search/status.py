@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from rrd_search.command import Parser, run_command
+from rrd_search.command import Parser, default_storage, run_command
 from rrd_search.journal import unsent_in
 from rrd_search.progress import duration, percent
 from rrd_search.search_file import read_search_file
@@ -26,7 +26,7 @@ UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 def main(arguments: list[str]) -> int:
     parser = Parser("rrd_search.status", "What a search is doing and what came of it; it is not disturbed.")
     parser.add_argument("name", help="of the search")
-    parser.add_argument("--storage", default="runs", help="the search's storage: a folder, or a URI")
+    parser.add_argument("--storage", default=default_storage(), help="the search's storage: a folder, or a URI")
     options = parser.parse_args(arguments)
     console = Console()
     with contextlib.ExitStack() as stack:

@@ -24,7 +24,7 @@ SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": NEVER,
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
-    "TUNE_MAX_PENDING_TRIALS_PG": "32",  # as many may start at once; the searcher holds back what does not fit
+    "TUNE_MAX_PENDING_TRIALS_PG": "512",  # as many may start at once; the searcher holds back what does not fit
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box whatever it is told
 }
@@ -106,6 +106,9 @@ class _Hear(_Driver, tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[TuneTrial], **info: Any) -> None:
         self.run.tick()
+
+    def on_trial_start(self, iteration: int, trials: list[TuneTrial], trial: TuneTrial, **info: Any) -> None:
+        self.run.begun(trial.trial_id)
 
     def on_trial_result(self, iteration: int, trials: Any, trial: TuneTrial, result: dict[str, Any], **_: Any) -> None:
         self.run.heard(trial.trial_id, result)

@@ -64,12 +64,13 @@ class Inline:
         """Nothing else runs, and the last checkpoint lies in the trial's folder."""
 
 
-def run(task: Task, resources: Resources) -> Iterator[Report]:
+def run(task: Task, resources: Resources, here: bool = True) -> Iterator[Report]:
     """Train a config from its last checkpoint to its end, epoch by epoch; the metrics of each, and a ``summary``.
 
-    Students and result lie in the task's folder afterwards. More than one worker needs a running Ray.
+    Students and result lie in the task's folder afterwards. A lone worker is this process, unless it is not to train
+    ``here``; all others need a running Ray.
     """
-    trial = Inline(task, resources) if resources.workers == 1 else Group(task, resources)
+    trial = Inline(task, resources) if resources.workers == 1 and here else Group(task, resources)
     try:
         while (report := trial.next_epoch()) is not None:
             yield report

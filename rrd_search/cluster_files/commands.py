@@ -16,6 +16,7 @@ EVERYWHERE = re.compile(r"(?<![\w.:/])(?:0\.0\.0\.0|\[?::\]?)(/0)?(?![\w.:\]])")
 OPTIONS = r"(?P<options>(?:>&|&>|[^;|&\n])*)"  # up to the end of the command
 RAY_START = re.compile(rf"\bray\s+start\b{OPTIONS}")
 MLFLOW = re.compile(rf"\bmlflow\s+(?:server|ui)\b{OPTIONS}")
+NO_JOBS = re.compile(r"\bMLFLOW_SERVER_ENABLE_JOB_EXECUTION\s*=\s*[\"']?(?:false|0)\b", re.IGNORECASE)
 AUTH_MODE = re.compile(r"\bRAY_AUTH_MODE\s*[=:]\s*[\"']?([\w-]+)")
 CREDENTIAL = r"[A-Z0-9_]*(?:SECRET|TOKEN|PASSWORD|PASSWD|API_KEY|ACCESS_KEY|SECRET_KEY|ACCESS_KEY_ID)"
 SECRETS = {
@@ -69,6 +70,12 @@ def network_problems(text: str, place: str) -> Iterator[str]:
     for mode in AUTH_MODE.findall(text):
         if mode != "token":
             yield f"{place}: RAY_AUTH_MODE must be token, got {mode}"
+
+
+def job_problems(text: str, place: str) -> Iterator[str]:
+    """``text`` is all that a server of MLflow is started with, its environment too."""
+    if MLFLOW.search(joined(text)) and not NO_JOBS.search(text):
+        yield f"{place}: mlflow server needs MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false, or it runs programs for whoever asks"
 
 
 def is_credential(name: str) -> bool:

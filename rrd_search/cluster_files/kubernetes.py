@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from rrd_search.cluster_files import network_policy
-from rrd_search.cluster_files.commands import is_credential, network_problems, ray_start_options
+from rrd_search.cluster_files.commands import is_credential, job_problems, network_problems, ray_start_options
 from rrd_search.cluster_files.findings import nearest, schema_problems, shown, unknown, with_hint
 
 LONGEST_NAME = 47  # of a RayJob; the operator makes longer names of it
@@ -179,6 +179,8 @@ def _container(container: Manifest, place: str) -> Iterator[str]:
             yield from network_problems(f"{name}={value}", f"{place}.env[{index}].value")
     words = [*(container.get("command") or []), *(container.get("args") or [])]
     yield from network_problems(" ".join(words), f"{place}.command")
+    given = [f"{variable['name']}={variable.get('value', '')}" for variable in container.get("env") or []]
+    yield from job_problems("\n".join([" ".join(words), *given]), f"{place}.env")
     yield from _gpus(container.get("resources", {}), f"{place}.resources")
 
 

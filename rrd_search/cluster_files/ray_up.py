@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rrd_search.cluster_files import aws, own_servers
-from rrd_search.cluster_files.commands import network_problems, option, ray_starts, token_is_on
+from rrd_search.cluster_files.commands import job_problems, network_problems, option, ray_starts, token_is_on
 from rrd_search.cluster_files.findings import nearest, place_of, schema_problems, shown, strings_of, with_hint
 
 PROVIDERS = {"aws": aws, "local": own_servers}
@@ -122,9 +122,10 @@ def _network(document: dict[str, Any]) -> Iterator[str]:
     if joins and not any(ray_starts(text, head=False) for text in joins):
         yield "worker_start_ray_commands must have a `ray start --address=$RAY_HEAD_IP:6379`"
     for place, text in _commands(document):
-        yield from network_problems(text, place)
-        for remote, path in _scripts(document, text):
-            yield from network_problems(path.read_text(), f"{place}: {remote}") if path.is_file() else ()
+        read = {f"{place}: {remote}": path.read_text() for remote, path in _scripts(document, text) if path.is_file()}
+        for where, each in {place: text, **read}.items():
+            yield from network_problems(each, where)
+            yield from job_problems(each, where)
     other = {name: part for name, part in document.items() if name not in (*SET_UP, *STARTS, "available_node_types")}
     for place, text in strings_of({"provider": {}, **other}):
         if text.endswith(("0.0.0.0/0", "::/0")):

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from rrd_search.cluster_files.commands import MLFLOW, network_problems, option, ray_starts, token_is_on
+from rrd_search.cluster_files.commands import MLFLOW, job_problems, network_problems, option, ray_starts, token_is_on
 from rrd_search.cluster_files.findings import nearest, with_hint
 
 DIRECTIVE = "#SBATCH"
@@ -103,6 +103,7 @@ def _commands(text: str) -> Iterator[str]:
         yield "`export RAY_AUTH_MODE=token` is missing; without it whoever reaches the nodes runs programs as you"
     elif not token_is_on(bare):
         yield "RAY_AUTH_MODE must stay token"
+    yield from job_problems(bare, "the script")
     if not ray_starts(bare, head=True):
         yield "`ray start --head --dashboard-host=127.0.0.1` is missing"
     for number, line in _numbered(bare):

@@ -7,7 +7,7 @@ from typing import Any
 
 from simulated_trial import EPOCHS, SimulatedTrial, note
 
-from benchmarks.orchestration import SHOWN
+from benchmarks.simulated import SHOWN
 from benchmarks.small_search import SmallSearch
 from rrd_search.search import SearchRun
 from rrd_search.space import load_space

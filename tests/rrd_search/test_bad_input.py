@@ -100,7 +100,7 @@ CASES: dict[str, tuple[list[str], str]] = {
     "unknown sampler": (["--sampler", "grid"], "--sampler: invalid choice: 'grid'.*tpe"),
     "unknown scheduler": (["--scheduler", "pbt"], "--scheduler: invalid choice: 'pbt'.*asha"),
     "unknown flag": (["--gpu", "1"], "unrecognized arguments: --gpu"),
-    "too many GPUs": (["--gpus-per-worker", "8"], "a trial of 1 workers takes 8 GPUs, this machine has at most"),
+    "too many GPUs": (["--gpus-per-worker", "8"], "a trial takes 8 GPUs, this machine has at most"),
     "too many CPUs": (["--cpus-per-worker", "4096"], "takes 4096 CPUs, this machine has at most"),
     "cluster that does not answer": (["--address", "127.0.0.1:1"], "no Ray cluster answers there"),
     "name of a folder in the storage": (["--name", "teachers"], "--name must not be one of data, teachers"),

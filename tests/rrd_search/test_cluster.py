@@ -1,0 +1,59 @@
+"""What fits on a cluster, which one a search runs on, and what its autoscaler may still start."""
+
+import socket
+
+import pytest
+
+from rrd_search.cluster import check_fits, chosen_cluster, workers_that_fit
+from rrd_search.node_types import node_types, read_node_types
+from trainables.group import Resources
+
+CONFIG = {
+    "head_node_type": "head",
+    "max_workers": 4,
+    "available_node_types": {
+        "head": {"resources": {"CPU": 0}},
+        "on_demand": {"resources": {"CPU": 4, "GPU": 1}, "max_workers": 1},
+        "spot": {"resources": {"CPU": 8, "GPU": 2}, "max_workers": 8},
+        "of_unknown_size": {"resources": {}, "max_workers": 2},
+    },
+}
+
+
+def test_startable_nodes_are_those_that_are_not_there_yet():
+    types = node_types(CONFIG)
+    assert types.startable([]) == [{"CPU": 4, "GPU": 1}, *3 * [{"CPU": 8, "GPU": 2}]], "four in all"
+    assert types.startable(["head", "on_demand", "spot"]) == 2 * [{"CPU": 8, "GPU": 2}]
+    assert types.startable(4 * ["spot"]) == []
+
+
+def test_node_types_are_those_that_ray_up_left_on_the_head(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert read_node_types(on_head=True).startable([]) == []
+    (tmp_path / "ray_bootstrap_config.yaml").write_text(str(CONFIG))
+    assert len(read_node_types(on_head=True).startable([])) == 4
+    assert read_node_types(on_head=False).startable([]) == [], "of another cluster"
+
+
+def test_a_search_joins_the_cluster_that_the_machine_is_in(monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "local")
+    assert chosen_cluster(None) is None
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
+    assert chosen_cluster(None) is None, "meant for `ray job`"
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        address = f"127.0.0.1:{there.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        assert chosen_cluster(None) == address
+        assert chosen_cluster("local") is None
+    with pytest.raises(ValueError, match=r"no Ray cluster answers there .*--address local"):
+        chosen_cluster(None)
+
+
+def test_a_trial_that_fits_nowhere_is_refused():
+    nodes = [{"CPU": 4, "GPU": 1}, {"CPU": 4, "GPU": 2}]
+    check_fits(Resources(workers=3, gpus_per_worker=1), nodes, "the cluster")
+    with pytest.raises(ValueError, match="at most 2 on a node"):
+        check_fits(Resources(gpus_per_worker=3), nodes, "the cluster")
+    with pytest.raises(ValueError, match="--workers-per-trial 4: at most 3 such workers fit on the cluster"):
+        check_fits(Resources(workers=4, gpus_per_worker=1), nodes, "the cluster")
+    assert workers_that_fit(Resources(gpus_per_worker=0.1), [{"CPU": 16, "GPU": 1}]) == 10
