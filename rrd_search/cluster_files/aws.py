@@ -28,6 +28,7 @@ Node = dict[str, Any]
 def problems(document: dict[str, Any]) -> Iterator[str]:
     yield from _provider(document["provider"])
     yield from _node_types(document)
+    yield from _profiles(document)
     for name, kind in document.get("available_node_types", {}).items():
         place, node = place_of([name, "node_config"], "available_node_types"), dict(kind["node_config"])
         yield from _ids(node, place)
@@ -112,6 +113,18 @@ def _node(node: Node, place: str, head: bool) -> Iterator[str]:
     for index, disk in disks:
         if disk.get("Encrypted") is not True:
             yield f"{place_of(['BlockDeviceMappings', index, 'Ebs'], place)}.Encrypted must be true"
+
+
+def _profiles(document: dict[str, Any]) -> Iterator[str]:
+    head = document.get("head_node_type")
+    given = {
+        name: kind["node_config"].get("IamInstanceProfile")
+        for name, kind in document.get("available_node_types", {}).items()
+    }
+    for name, profile in given.items():
+        if name != head and profile and profile == given.get(head):
+            place = place_of([name, "node_config", "IamInstanceProfile"], "available_node_types")
+            yield f"{place} is the head's, which may start instances; workers have one of their own"
 
 
 def _ids(node: Node, place: str) -> Iterator[str]:

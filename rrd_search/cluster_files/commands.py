@@ -75,7 +75,7 @@ def network_problems(text: str, place: str) -> Iterator[str]:
 def job_problems(text: str, place: str) -> Iterator[str]:
     """``text`` is all that a server of MLflow is started with, its environment too."""
     if MLFLOW.search(joined(text)) and not NO_JOBS.search(text):
-        yield f"{place}: mlflow server needs MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false, or it runs programs for whoever asks"
+        yield f"{place}: mlflow server needs MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false, or it runs jobs for whoever asks"
 
 
 def is_credential(name: str) -> bool:

@@ -29,16 +29,21 @@ def place_of(parts: Iterable[str | int], within: str = "") -> str:
     return path
 
 
-def nearest(name: object, names: Iterable[str], told: str = "names") -> str:
-    """'did you mean X?', or the names where they are few, or the nearest of them; empty where there are none."""
-    names = sorted(names)
+def did_you_mean(name: object, names: Iterable[str]) -> str:
+    """Empty where no name is alike."""
     alike = {known.lower(): known for known in names}
-    found = difflib.get_close_matches(str(name).lower(), alike, n=1, cutoff=0.7)
-    if found:
-        return f"did you mean {alike[found[0]]}?"
+    found = difflib.get_close_matches(str(name).lower(), alike, n=1)
+    return f"did you mean {alike[found[0]]}?" if found else ""
+
+
+def nearest(name: object, names: Iterable[str], told: str = "names") -> str:
+    """'did you mean X?', or all names where they are few, or the nearest of them."""
+    names = sorted(names)
+    if alike := did_you_mean(name, names):
+        return alike
     if len(names) > MANY:
-        few = difflib.get_close_matches(str(name).lower(), alike, n=3, cutoff=0.0)
-        return f"the nearest {told} are {', '.join(alike[each] for each in few)}"
+        names = sorted(names, key=lambda known: -difflib.SequenceMatcher(None, known, str(name)).ratio())[:3]
+        told = f"the nearest {told}"
     return f"{told} are {', '.join(names)}" if names else ""
 
 
@@ -98,6 +103,6 @@ def _told(error: jsonschema.ValidationError, within: str) -> Iterator[str]:
 
 def one_of(value: object, values: Sequence[str]) -> str:
     """What to say of a value that is none of ``values``."""
-    told = f"must be one of {', '.join(values)}, got" if len(values) <= MANY else "no such value:"
-    hint = nearest(value, values, told="values")
-    return with_hint(f"{told} {shown(value)}", hint if len(values) > MANY or hint.startswith("did") else "")
+    if len(values) > MANY:
+        return with_hint(f"no such value: {shown(value)}", nearest(value, values, told="values"))
+    return with_hint(f"must be one of {', '.join(values)}, got {shown(value)}", did_you_mean(value, values))

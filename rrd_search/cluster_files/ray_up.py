@@ -13,7 +13,7 @@ from typing import Any
 
 from rrd_search.cluster_files import aws, own_servers
 from rrd_search.cluster_files.commands import job_problems, network_problems, option, ray_starts, token_is_on
-from rrd_search.cluster_files.findings import nearest, place_of, schema_problems, shown, strings_of, with_hint
+from rrd_search.cluster_files.findings import did_you_mean, place_of, schema_problems, shown, strings_of, with_hint
 
 PROVIDERS = {"aws": aws, "local": own_servers}
 TOKEN = "~/.ray/auth_token"
@@ -52,7 +52,7 @@ def _shape(document: dict[str, Any]) -> Iterator[str]:
     kind = provider.get("type") if isinstance(provider, dict) else None
     if not isinstance(kind, str) or kind not in PROVIDERS:
         told = f"must be {' or '.join(sorted(PROVIDERS))} to be checked here, got {shown(kind)}"
-        yield with_hint(f"provider.type {told}", nearest(kind, PROVIDERS) if isinstance(kind, str) else "")
+        yield with_hint(f"provider.type {told}", did_you_mean(kind, PROVIDERS))
         return
     schema = json.loads(Path(ray.autoscaler.__file__).with_name("ray-schema.json").read_text())
     if kind == "local":  # Ray takes it from such a file before it looks at its schema
@@ -74,7 +74,7 @@ def _mounts(document: dict[str, Any]) -> Iterator[str]:
         yield f"file_mounts: {TOKEN} is missing; without it nodes do not know the cluster's token: '{TOKEN}: {TOKEN}'"
     for remote, local in mounts.items():
         if not local.startswith(("~", "/")) and not Path(local).exists():
-            near = nearest(local, [path.name for path in Path().iterdir()])
+            near = did_you_mean(local, [path.name for path in Path().iterdir()])
             yield with_hint(f"{place_of([remote], 'file_mounts')}: there is no {local} in {Path.cwd()}", near)
     for place, text in _commands(document):
         for found in re.finditer(r"(\S+)/cluster/node\.sh\b", text) if place.startswith("setup_commands") else ():
@@ -82,7 +82,7 @@ def _mounts(document: dict[str, Any]) -> Iterator[str]:
             yield from (f"file_mounts: {found[1]}/{name} is missing; {place} installs it" for name in missing)
         for remote, path in _scripts(document, text):
             if path.parent.exists() and not path.exists():
-                near = nearest(path.name, [other.name for other in path.parent.iterdir()])
+                near = did_you_mean(path.name, [other.name for other in path.parent.iterdir()])
                 yield with_hint(f"{place}: there is no {remote}, as {path} is not here", near)
 
 
