@@ -67,8 +67,9 @@ def _shape(document: Manifest) -> Iterator[str]:
     elif kind in REFUSED:
         yield f"kind: {kind}: {REFUSED[kind]}"
     elif kind in PLAIN:
-        if not isinstance(document.get("metadata"), dict) or not document["metadata"].get("name"):
-            yield f"{kind}.metadata.name is missing"
+        named = isinstance(document.get("metadata"), dict) and document["metadata"].get("name")
+        missing = {"apiVersion": version, "metadata.name": named}
+        yield from (f"{kind}.{name} is missing" for name, value in missing.items() if not value)
     elif kind not in known:
         told = "kind is missing" if kind is None else f"kind: {shown(kind)} is not known here"
         yield with_hint(told, nearest(kind, [*known, *PLAIN] if kind else known, told="known"))
@@ -94,6 +95,15 @@ def _owner(document: Manifest) -> Iterator[str]:
             yield f"{place} is missing"
             return
     yield from _cluster_problems(_cluster(document), place)
+    if kind == "RayJob":
+        yield from _storage(spec, f"{place}.headGroupSpec.template.spec.containers[0].env")
+
+
+def _storage(spec: Manifest, place: str) -> Iterator[str]:
+    containers = spec["rayClusterSpec"]["headGroupSpec"]["template"].get("spec", {}).get("containers") or [{}]
+    names = {variable["name"] for variable in containers[0].get("env") or []}
+    if "RRD_STORAGE" not in names and "--storage" not in spec.get("entrypoint", ""):
+        yield f"{place}: RRD_STORAGE is missing; what lies on a pod's own disk goes with it"
 
 
 def _cluster(document: Manifest) -> Manifest:

@@ -110,6 +110,8 @@ def _commands(text: str) -> Iterator[str]:
         for found in MLFLOW.finditer(line):
             if option(found["options"], "host") is None:
                 yield f"line {number}: mlflow needs an explicit --host 127.0.0.1"
+    if "RRD_STORAGE=" not in bare and "--storage" not in bare:
+        yield "`export RRD_STORAGE=...` is missing; the nodes need one place for all that is kept"
     if not re.search(r"\bpython3?\s+-m\s+rrd_search\.tune\b", bare):
         yield "python -m rrd_search.tune is missing; nothing would be searched"
 

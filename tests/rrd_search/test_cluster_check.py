@@ -256,6 +256,9 @@ CASES = {
         "    headGroupSpec:\n      serviceType: LoadBalancer\n",
         "serviceType must be ClusterIP",
     ),
+    "disk of a pod": Broken(
+        KUBERAY, "name: RRD_STORAGE", "name: STORAGE", r"containers\[0\]\.env: RRD_STORAGE is missing"
+    ),
     "secret": Broken(KUBERAY, "kind: ServiceAccount", "kind: Secret", "kind: Secret: no secrets in this file"),
     # Slurm
     "no bash": Broken(SLURM, "    sleep 2\ndone\n", "    sleep 2\n", "line \\d+: syntax error"),
@@ -271,6 +274,7 @@ CASES = {
     ),
     "option as a comment": Broken(SLURM, "#SBATCH --output", "# SBATCH --output", "is a comment to Slurm"),
     "no token mode of a job": Broken(SLURM, "RAY_AUTH_MODE=token ", "", "`export RAY_AUTH_MODE=token` is missing"),
+    "disk of a node": Broken(SLURM, "export RRD_STORAGE=", "export STORAGE=", "`export RRD_STORAGE=...` is missing"),
     "dashboard of a job": Broken(
         SLURM, "--dashboard-host=127.0.0.1 ", "", "needs an explicit --dashboard-host=127.0.0.1"
     ),
