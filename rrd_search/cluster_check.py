@@ -16,17 +16,8 @@ from rrd_search.cluster_files.commands import secrets_in
 from rrd_search.cluster_files.findings import shown
 from rrd_search.command import Parser, run_command
 
-RAY_UP_FIELDS = {
-    "cluster_name",
-    "provider",
-    "auth",
-    "available_node_types",
-    "setup_commands",
-    "head_start_ray_commands",
-}
-KINDS = (
-    "a file for `ray up` (cluster_name, provider), Kubernetes manifests (apiVersion, kind), a Slurm script (#SBATCH)"
-)
+RAY_UP_FIELDS = {"cluster_name", "provider", "auth", "available_node_types", "setup_commands", "file_mounts"}
+KINDS = "files for `ray up` (cluster_name, provider), Kubernetes manifests (apiVersion, kind), Slurm scripts (#SBATCH)"
 FIELD_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge")
 MOST = 5  # problems of a file that are told at once
 PLACEHOLDERS = re.compile(
@@ -144,7 +135,7 @@ def _single(node: yaml.Node, above: tuple[yaml.Node, ...], done: set[yaml.Node])
 
 def _placeholders(text: str) -> Iterator[str]:
     for number, line in enumerate(text.splitlines(), 1):
-        found = PLACEHOLDERS.findall(re.sub(r"(^|\s)#.*", "", line))
+        found = PLACEHOLDERS.findall(re.sub(r"(^|\s)#(?!SBATCH\b).*", "", line))
         if found:
             names = (name if len(name) < 30 else f"{name[:14]}..." for name in dict.fromkeys(found))
             yield f"line {number} ({', '.join(names)})"

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from rrd_search.cluster_files.findings import TYPES, nearest, one_of, place_of, shown, unknown, with_hint
+from rrd_search.cluster_files.findings import MANY, TYPES, nearest, one_of, place_of, shown, unknown, with_hint
 
 if TYPE_CHECKING:
     from botocore.model import Shape
@@ -21,7 +21,8 @@ KINDS = {
     "double": ("number", (int, float)),
     "float": ("number", (int, float)),
 }
-IDS = {"ImageId": ("ami", False), "SecurityGroupIds": ("sg", True), "SubnetIds": ("subnet", True)}
+IDS = {"ImageId": "ami", "SecurityGroupIds": "sg", "SubnetIds": "subnet"}
+NEWER = "; what is newer than botocore comes with pip install --upgrade boto3"
 Node = dict[str, Any]
 
 
@@ -49,7 +50,7 @@ def told(document: dict[str, Any]) -> str:
             spot = ", spot" if _is_spot(kind["node_config"]) else ""
             least, most = kind.get("min_workers", 0), kind.get("max_workers", document.get("max_workers", 2))
             workers.append(f"{name} {least} to {most} ({kind['node_config'].get('InstanceType', '')}{spot})")
-    return f"AWS in {document['provider']['region']}: head {head}; {', '.join(workers)}"
+    return f"AWS in {document['provider']['region']}: head {head}; {', '.join(workers) or 'no workers'}"
 
 
 def _provider(provider: dict[str, Any]) -> Iterator[str]:
@@ -68,14 +69,11 @@ def _provider(provider: dict[str, Any]) -> Iterator[str]:
 
 
 def _node_types(document: dict[str, Any]) -> Iterator[str]:
-    types, head, most = (
-        document.get("available_node_types"),
-        document.get("head_node_type"),
-        document.get("max_workers"),
-    )
+    types, most = document.get("available_node_types"), document.get("max_workers")
     if not types:
         yield "available_node_types is missing; Ray's own have an image of 2018 and a group open to the world"
         return
+    head = document.get("head_node_type")
     if head not in types:
         found = "is missing" if head is None else f"{head!r} is none of available_node_types"
         yield with_hint(f"head_node_type {found}", nearest(head, types, told="there"))
@@ -128,14 +126,14 @@ def _profiles(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _ids(node: Node, place: str) -> Iterator[str]:
-    for name, (prefix, several) in IDS.items():
-        values = node.get(name, [])
-        if several and not isinstance(values, list):
-            yield f"{place}.{name} must be a list of ids such as {prefix}-0123456789abcdef0, got {shown(values)}"
-            continue
-        for value in values if several else [values] if values else []:
+    if not isinstance(node.get("SubnetIds", []), list):
+        yield f"{place}.SubnetIds must be a list, got {shown(node['SubnetIds'])}"
+        return
+    for name, prefix in IDS.items():
+        given = node.get(name) or []
+        for value in given if isinstance(given, list) else [given]:
             if not re.fullmatch(rf"{prefix}-([0-9a-f]{{8}}|[0-9a-f]{{17}})", str(value)):
-                yield f"{place}.{name} must be ids such as {prefix}-0123456789abcdef0, got {shown(value)}"
+                yield f"{place}.{name}: {shown(value)} is no id such as {prefix}-0123456789abcdef0"
 
 
 def _ssh_key(document: dict[str, Any], node: Node, place: str) -> Iterator[str]:
@@ -163,10 +161,7 @@ def against(shape: "Shape", value: object, place: str) -> Iterator[str]:
         if not isinstance(value, types) or (isinstance(value, bool) and kind != "boolean"):
             yield f"{place} must be {TYPES[name]}, got {shown(value)}"
         elif kind == "string" and shape.enum and value not in shape.enum:
-            newer = (
-                "; what is newer than botocore comes with pip install --upgrade boto3" if len(shape.enum) > 99 else ""
-            )
-            yield f"{place}: {one_of(value, shape.enum)}{newer}"
+            yield f"{place}: {one_of(value, shape.enum)}{NEWER if len(shape.enum) > MANY else ''}"
 
 
 def _structure(shape: "Shape", value: object, place: str) -> Iterator[str]:

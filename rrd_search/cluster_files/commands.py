@@ -12,10 +12,11 @@ from rrd_search.cluster_files.findings import nearest, with_hint
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 TUNNEL = "must be 127.0.0.1, which people reach through a tunnel"
-EVERYWHERE = re.compile(r"(?<![\w.:/])(?:0\.0\.0\.0|\[?::\]?)(/0)?(?![\w.:\]])")
+EVERYWHERE = re.compile(r"(?<![\w.])0\.0\.0\.0(?:/0)?(?![\w.])|\[::\]|(?<![\w.:@}\]])::(?:/0)?(?![\w.:$])")
 OPTIONS = r"(?P<options>(?:>&|&>|[^;|&\n])*)"  # up to the end of the command
 RAY_START = re.compile(rf"\bray\s+start\b{OPTIONS}")
 MLFLOW = re.compile(rf"\bmlflow\s+(?:server|ui)\b{OPTIONS}")
+MLFLOW_HOST = re.compile(r"\bMLFLOW_HOST\s*=\s*[\"']?([^\s\"';&|]+)")
 NO_JOBS = re.compile(r"\bMLFLOW_SERVER_ENABLE_JOB_EXECUTION\s*=\s*[\"']?(?:false|0)\b", re.IGNORECASE)
 AUTH_MODE = re.compile(r"\bRAY_AUTH_MODE\s*[=:]\s*[\"']?([\w-]+)")
 CREDENTIAL = r"[A-Z0-9_]*(?:SECRET|TOKEN|PASSWORD|PASSWD|API_KEY|ACCESS_KEY|SECRET_KEY|ACCESS_KEY_ID)"
@@ -34,10 +35,21 @@ def joined(text: str) -> str:
     return re.sub(r"\\\n\s*", " ", text)
 
 
-def option(options: str, name: str) -> str | None:
-    """The value of ``--name VALUE`` or ``--name=VALUE``; the last one counts, as for the command."""
-    found = re.findall(rf"(?<![\w-])--{name}(?:=|\s+)(\"[^\"]*\"|'[^']*'|[^\s\"']+)", options)
+def without_comments(script: str) -> str:
+    return "\n".join(re.sub(r"(^|\s)#.*", "", line) for line in script.splitlines())
+
+
+def option(options: str, *names: str) -> str | None:
+    """The value of ``--name VALUE``, ``--name=VALUE`` or ``-n VALUE``; the last one counts, as for the command."""
+    given = "|".join(f"--{name}(?:=|\\s+)" if len(name) > 1 else f"-{name}\\s*" for name in names)
+    found = re.findall(rf"(?<![\w-])(?:{given})(\"[^\"]*\"|'[^']*'|[^\s\"']+)", options)
     return found[-1].strip("\"'") if found else None
+
+
+def mlflow_hosts(text: str) -> list[str | None]:
+    """Where each server that is started listens, and what the environment says; None where it is unsaid."""
+    servers = [option(found["options"], "host", "h") for found in MLFLOW.finditer(joined(text))]
+    return [*servers, *MLFLOW_HOST.findall(text)]
 
 
 def ray_starts(text: str, head: bool) -> list[str]:
@@ -59,8 +71,7 @@ def network_problems(text: str, place: str) -> Iterator[str]:
             yield f"{place}: --dashboard-host {TUNNEL}, got {host}"
     if "--ray-debugger-external" in text:
         yield f"{place}: --ray-debugger-external opens Ray's debugger to every network; leave it out"
-    for found in MLFLOW.finditer(text):
-        host = option(found["options"], "host")
+    for host in mlflow_hosts(text):
         if host is not None and host not in LOOPBACK and not EVERYWHERE.search(host):
             yield f"{place}: --host of mlflow {TUNNEL}, got {host}"
     for found in RAY_START.finditer(text):

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from rrd_search.cluster_files import aws, own_servers
-from rrd_search.cluster_files.commands import job_problems, network_problems, option, ray_starts, token_is_on
+from rrd_search.cluster_files.commands import (
+    RAY_START,
+    job_problems,
+    network_problems,
+    option,
+    ray_starts,
+    token_is_on,
+    without_comments,
+)
 from rrd_search.cluster_files.findings import did_you_mean, place_of, schema_problems, shown, strings_of, with_hint
 
 PROVIDERS = {"aws": aws, "local": own_servers}
@@ -89,7 +97,8 @@ def _mounts(document: dict[str, Any]) -> Iterator[str]:
 def _token(document: dict[str, Any]) -> Iterator[str]:
     """Every list of commands that sets a node up switches token mode on (a type's own replaces the common one), or
     every list that starts Ray."""
-    if all(any(token_is_on(text) for text in document.get(name, [])) for name in STARTS):
+    started = {name: [text for text in document.get(name, []) if RAY_START.search(text)] for name in STARTS}
+    if all(texts and all(token_is_on(text) for text in texts) for texts in started.values()):
         return
     common = [text for name in SET_UP[:2] for text in document.get(name, [])]
     lists = {"setup_commands": [*common, *document.get("worker_setup_commands", [])]}
@@ -99,7 +108,7 @@ def _token(document: dict[str, Any]) -> Iterator[str]:
             lists[place] = [*document.get("initialization_commands", []), *kind["worker_setup_commands"]]
     for place, texts in lists.items():
         read = [path.read_text() for text in texts for _, path in _scripts(document, text) if path.is_file()]
-        if not any(token_is_on(text) for text in [*texts, *read]):
+        if not any(token_is_on(text) and re.search(r"bashrc|profile", text) for text in [*texts, *read]):
             yield (
                 f"{place}: nothing switches Ray's token mode on; run cluster/node.sh (bash "
                 f"~/rrd_search/cluster/node.sh STORAGE), or export RAY_AUTH_MODE=token before each `ray start`"
@@ -122,7 +131,8 @@ def _network(document: dict[str, Any]) -> Iterator[str]:
     if joins and not any(ray_starts(text, head=False) for text in joins):
         yield "worker_start_ray_commands must have a `ray start --address=$RAY_HEAD_IP:6379`"
     for place, text in _commands(document):
-        read = {f"{place}: {remote}": path.read_text() for remote, path in _scripts(document, text) if path.is_file()}
+        files = {f"{place}: {remote}": path for remote, path in _scripts(document, text) if path.is_file()}
+        read = {where: without_comments(path.read_text()) for where, path in files.items()}
         for where, each in {place: text, **read}.items():
             yield from network_problems(each, where)
             yield from job_problems(each, where)

@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from rrd_search.cluster_files.commands import MLFLOW, job_problems, network_problems, option, ray_starts, token_is_on
+from rrd_search.cluster_files.commands import job_problems, mlflow_hosts, network_problems, ray_starts, without_comments
 from rrd_search.cluster_files.findings import nearest, with_hint
 
 DIRECTIVE = "#SBATCH"
@@ -24,7 +24,7 @@ OPTIONS = frozenset(NAMES.split())
 SHORT = {"N": "nodes", "t": "time", "n": "ntasks", "c": "cpus-per-task", "J": "job-name", "o": "output", "e": "error"}
 SHORT |= {"p": "partition", "A": "account", "q": "qos", "G": "gpus", "C": "constraint", "w": "nodelist", "x": "exclude"}
 SHORT |= {"D": "chdir", "d": "dependency", "M": "clusters", "L": "licenses", "a": "array", "m": "distribution"}
-OPTION = re.compile(r"--([\w-]+)(?:=(\S+))?|(?<!\S)-(\w)\s*(\S+)?")
+OPTION = re.compile(r"--([\w-]+)(?:(?:=|\s+)([^\s-]\S*))?|(?<!\S)-(\w)\s*(\S+)?")
 VALUES = {
     "nodes": (r"\d+(-\d+)?", "a number such as 2, or a range such as 2-4"),
     "time": (r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}", "minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 24:00:00"),
@@ -96,20 +96,17 @@ def _directives(text: str) -> Iterator[str]:
 
 
 def _commands(text: str) -> Iterator[str]:
-    bare = "\n".join(re.sub(r"(^|\s)#.*", "", line) for line in text.splitlines())
+    bare = without_comments(text)
     for number, line in _numbered(bare):
         yield from network_problems(line, f"line {number}")
     if not re.search(r"^\s*(export|declare -x)\b.*\bRAY_AUTH_MODE=[\"']?token\b", bare, re.MULTILINE):
         yield "`export RAY_AUTH_MODE=token` is missing; without it whoever reaches the nodes runs programs as you"
-    elif not token_is_on(bare):
-        yield "RAY_AUTH_MODE must stay token"
     yield from job_problems(bare, "the script")
     if not ray_starts(bare, head=True):
         yield "`ray start --head --dashboard-host=127.0.0.1` is missing"
     for number, line in _numbered(bare):
-        for found in MLFLOW.finditer(line):
-            if option(found["options"], "host") is None:
-                yield f"line {number}: mlflow needs an explicit --host 127.0.0.1"
+        if None in mlflow_hosts(line):
+            yield f"line {number}: mlflow needs an explicit --host 127.0.0.1"
     if "RRD_STORAGE=" not in bare and "--storage" not in bare:
         yield "`export RRD_STORAGE=...` is missing; the nodes need one place for all that is kept"
     if not re.search(r"\bpython3?\s+-m\s+rrd_search\.tune\b", bare):

@@ -79,6 +79,12 @@ CASES = {
     "mlflow everywhere": Broken(
         AWS, "- bash ~/rrd_search/cluster/mlflow.sh", "- mlflow server --host 192.0.2.1", "--host of mlflow must be 127"
     ),
+    "mlflow everywhere, in short": Broken(
+        AWS, "- bash ~/rrd_search/cluster/mlflow.sh", "- mlflow server -h 192.0.2.1 --port 80", "got 192.0.2.1"
+    ),
+    "mlflow everywhere, by its environment": Broken(
+        AWS, "- ray stop\n", "- MLFLOW_HOST=0.0.0.0:80 mlflow server\n", r"0\.0\.0\.0 opens to every network"
+    ),
     "mlflow that runs jobs": Broken(
         AWS,
         "- bash ~/rrd_search/cluster/mlflow.sh",
@@ -91,6 +97,12 @@ CASES = {
     ),
     "no set-up": Broken(
         AWS, "- bash ~/rrd_search/cluster/node.sh", "- echo", r"setup_commands: nothing .*run cluster/node\.sh"
+    ),
+    "set-up without effect": Broken(
+        AWS,
+        "- bash ~/rrd_search/cluster/node.sh",
+        "- export RAY_AUTH_MODE=token; echo",
+        "nothing switches Ray's token mode on",
     ),
     "set-up of its own": Broken(
         AWS,
@@ -135,10 +147,10 @@ CASES = {
     "no disk": Broken(AWS, "BlockDeviceMappings:", "BlockDeviceMapping:", "did you mean BlockDeviceMappings?"),
     "no image": Broken(AWS, "      ImageId: ", "      KeyName: ", rf"{HEAD}ImageId is missing"),
     "image of no kind": Broken(
-        AWS, "ami-0123456789abcdef0", "ubuntu-24.04", r"ImageId must be ids such as ami-.*ubuntu"
+        AWS, "ami-0123456789abcdef0", "ubuntu-24.04", r"ImageId: 'ubuntu-24\.04' is no id such as ami-"
     ),
     "Ray's security group": Broken(
-        AWS, "      SecurityGroupIds: [", "      SubnetIds: [", r"SubnetIds must be ids .*got 'sg-"
+        AWS, "      SecurityGroupIds: [", "      SubnetIds: [", r"SubnetIds: 'sg-.*' is no id such as subnet-"
     ),
     "no security group": Broken(AWS, "[sg-0123456789abcdef0]", "[]", rf"{SPOT}SecurityGroupIds is missing; Ray's own"),
     "open security group": Broken(
@@ -267,6 +279,8 @@ CASES = {
         SLURM, "--gpus-per-node", "--gpu-per-node", "no option --gpu-per-node; did you mean gpus-per-node?"
     ),
     "time of no kind": Broken(SLURM, "--time=24:00:00 ", "--time=1d ", "--time must be minutes, .*got 1d"),
+    "time of no kind, short": Broken(SLURM, "--time=24:00:00 ", "-t 1d ", "--time must be minutes, .*got 1d"),
+    "time of no kind, apart": Broken(SLURM, "--time=24:00:00 ", "--time 1d ", "--time must be minutes, .*got 1d"),
     "no time": Broken(SLURM, "#SBATCH --time=24:00:00", "#", "#SBATCH --time is missing"),
     "no nodes": Broken(SLURM, "#SBATCH --nodes=2", "#", "#SBATCH --nodes is missing"),
     "option too late": Broken(
@@ -369,6 +383,13 @@ def test_a_filled_in_file_has_nothing_left(
     (tmp_path / AWS).write_text(text)
     assert main([str(tmp_path / AWS)]) == 0
     assert "still to be filled in" not in capsys.readouterr().out
+
+
+def test_token_mode_where_ray_starts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    text = (ROOT / OWN).read_text().replace("- bash ~/rrd_search/cluster/node.sh", "- echo")
+    (tmp_path / "own.yaml").write_text(text.replace("; ray start", "; export RAY_AUTH_MODE=token; ray start"))
+    assert main([str(tmp_path / "own.yaml")]) == 0
 
 
 def test_several_problems_are_one_line(tmp_path: Path, refused: Callable[[Path], str]) -> None:
