@@ -10,6 +10,7 @@ from rrd_search.request import NAME, writable
 from rrd_search.storage import places_of
 from rrd_search.tracking import check_tracking_uri
 from trainables.config import TrialConfig
+from trainables.mirror import SCHEME
 from trainables.places import Places
 
 TEACHER = "teacher.safetensors"  # in an exported folder
@@ -60,7 +61,7 @@ def read_final_request(options: argparse.Namespace) -> FinalRequest:
         raise ValueError(f"--teacher-checkpoint: {options.source} uses no teacher, loss.weight and kd_weight are 0")
     places = places_of(options.storage, options.data_root)
     writable(places.storage)
-    if places.remote is not None and options.mlflow_uri is None:
+    if SCHEME.match(options.storage) and options.mlflow_uri is None:
         raise ValueError("--mlflow-uri must be given with a storage at a URI: a file on this machine may be lost")
     uri = options.mlflow_uri or f"sqlite:///{places.storage / 'mlflow.db'}"
     check_tracking_uri(uri)

@@ -81,10 +81,11 @@ class Launch:
         if base.batch_size > len(images.train_ids):
             rule = f"at most {len(images.train_ids)}, the number of training images"
             raise ValueError(f"batch_size must be {rule}, got {base.batch_size}")
+        where = f"{places.remote}/{self.request.name}" if places.remote else self.request.folder
         self.console.print(
             f"{self.request.name}: {base.teacher.architecture} teaches {base.student} on {base.data.name} "
             f"({len(images.part.classes)} classes, {len(images.train_ids)} images train, "
-            f"{len(images.held_out_ids)} are held out); all results in {self.request.folder}",
+            f"{len(images.held_out_ids)} are held out); all results in {where}",
             highlight=False,
             soft_wrap=True,
         )

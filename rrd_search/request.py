@@ -18,6 +18,7 @@ from rrd_search.search_file import AUDIT_STOPS
 from rrd_search.space import Space, load_space
 from rrd_search.storage import places_of
 from rrd_search.tracking import check_tracking_uri
+from trainables.mirror import SCHEME
 from trainables.places import Places
 from trainables.watchdog import HANG_SECONDS
 
@@ -136,7 +137,7 @@ def read_request(options: argparse.Namespace) -> Request:
     writable(places.storage)
     if options.warm_start is not None:
         options.warm_start = _warm_start(options.warm_start, places.storage / name)
-    if places.remote is not None and options.mlflow_uri is None:
+    if SCHEME.match(options.storage) and options.mlflow_uri is None:
         raise ValueError("--mlflow-uri must be given with a storage at a URI: a file on this machine may be lost")
     uri = options.mlflow_uri or f"sqlite:///{places.storage / 'mlflow.db'}"
     check_tracking_uri(uri)

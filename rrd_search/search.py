@@ -29,7 +29,7 @@ from trainables.worker import ENDED_AT, take_stack
 LEAVE_SECONDS = 20.0  # in which trials that are asked to leave do so
 NODES_SECONDS = 2.0  # between two looks for nodes that are to be taken away
 REPORT_SECONDS = 1.0  # between two reports of a trial, at least
-REPORTS_PER_SECOND = 50  # of all trials together, which a driver takes easily
+REPORTS_PER_SECOND = 25  # of all trials together: Tune takes some 4 ms for each
 SPACE_ERRORS = 3  # after which nothing new is proposed
 CAPACITY_SECONDS = 5.0  # for which the cluster's size is taken as known
 

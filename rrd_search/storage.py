@@ -1,9 +1,13 @@
-"""--storage: a folder, or a URI with a folder of this machine's in front of it; and who drives a search there."""
+"""--storage: a folder, or a URI with a folder of this machine's in front of it; and who drives a search there.
+
+SQLite is not safe on a network's file system, so a folder on one is taken as a URI too.
+"""
 
 import contextlib
 import hashlib
 import json
 import os
+import tempfile
 import threading
 import time
 import uuid
@@ -18,6 +22,9 @@ from trainables.result import FILES
 from trainables.whole_file import write_whole
 
 HOLDER = "driver.json"  # beside a search at a URI: the machine that drives it, or did so last
+NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p"} | {
+    f"fuse.{name}" for name in ("sshfs", "glusterfs", "ceph", "cephfs", "juicefs", "s3fs", "gcsfuse", "mfs")
+}  # kinds of file systems
 BEAT_SECONDS = 20.0
 DEAD_SECONDS = 90.0  # without a beat, after which the driver counts as gone
 
@@ -26,15 +33,39 @@ def places_of(storage: str, data_root: Path = Path("data"), table_gb: float = 20
     """ValueError for a URI that is none of pyarrow's."""
     data_root = data_root.absolute()
     if not SCHEME.match(storage):
-        return Places(storage=Path(storage).absolute(), data_root=data_root, table_gb=table_gb)
+        folder = Path(storage).absolute()
+        if not on_network(folder):
+            return Places(storage=folder, data_root=data_root, table_gb=table_gb)
+        storage = folder.as_uri()
     open_store(storage)
     own = cache() / hashlib.sha256(storage.partition("?")[0].encode()).hexdigest()[:16]
     return Places(storage=own, data_root=data_root, table_gb=table_gb, remote=storage)
 
 
 def cache() -> Path:
-    """This user's folder on this machine for what can be fetched or made again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrd_search"
+    """This user's folder on this machine's own disk for what can be fetched or made again. ValueError where somebody
+    else has made it."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rrd_search"
+    if on_network(folder):
+        folder = Path(tempfile.gettempdir()) / f"rrd_search-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        if folder.stat().st_uid != os.getuid():
+            raise ValueError(
+                f"{folder} belongs to another user; XDG_CACHE_HOME may name another folder of this machine"
+            )
+    return folder
+
+
+def on_network(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
+    """Whether it lies on a file system that other machines share; ``mounts`` as Linux tells them (proc(5))."""
+    if not mounts.is_file():
+        return False
+    kind_of = {}
+    for line in mounts.read_text().splitlines():
+        there, _, what = line.partition(" - ")
+        kind_of[there.split()[4].replace("\\040", " ")] = what.split()[0]
+    kinds = (kind_of[str(folder)] for folder in (path.resolve(), *path.resolve().parents) if str(folder) in kind_of)
+    return next(kinds, "") in NETWORK
 
 
 def bring(places: Places, name: str) -> None:

@@ -8,7 +8,9 @@ from typing import Any, cast
 
 import sqlalchemy
 from optuna.exceptions import StorageInternalError
-from optuna.storages import BaseStorage, RDBStorage, get_storage
+from optuna.storages import BaseStorage, RDBStorage
+
+from rrd_search.study_memory import Remembering
 
 WRITE_AHEAD = slice(18, 20)  # of an SQLite file: whether its latest writes are in another one
 ROOM_SECONDS = 1.0  # between two tries where the disk is full
@@ -30,7 +32,7 @@ class StudyStorage:
         if engine.dialect.name == "sqlite":
             sqlalchemy.event.listen(engine, "connect", _write_ahead)
             engine.dispose()  # connections from before
-        self.optuna = cast(BaseStorage, _Patient(get_storage(self._database), url))
+        self.optuna = cast(BaseStorage, _Patient(Remembering(self._database), url))
 
     def content(self) -> bytes:
         """A consistent copy, as the content of one file. (The SQLite file by itself lacks the latest writes.)"""

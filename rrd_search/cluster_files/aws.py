@@ -61,6 +61,7 @@ def _provider(provider: dict[str, Any]) -> Iterator[str]:
     if region not in regions():
         found = "is missing" if region is None else f"{region!r} is none that botocore knows"
         yield with_hint(f"provider.region {found}", nearest(region, regions()) if region else "such as us-west-2")
+        region = ""
     for zone in str(provider.get("availability_zone") or region).split(","):
         if not zone.strip().startswith(str(region)):
             yield f"provider.availability_zone: {zone.strip()} is not in the region {region}"

@@ -65,6 +65,9 @@ def _shape(document: dict[str, Any]) -> Iterator[str]:
     schema = json.loads(Path(ray.autoscaler.__file__).with_name("ray-schema.json").read_text())
     if kind == "local":  # Ray takes it from such a file before it looks at its schema
         schema["properties"]["min_workers"] = {"type": "integer", "minimum": 0}
+    elif "min_workers" in document:
+        yield "min_workers: each of available_node_types has its own; Ray leaves out one for all"
+        return
     yield from schema_problems(document, schema)
     auth = document.get("auth", {"ssh_user": "ubuntu"} if kind == "aws" else {})
     if isinstance(auth, dict) and not auth.get("ssh_user"):
