@@ -1,10 +1,12 @@
 # Two commands do all the set-up: `make tune` and `make test` install what is missing, then run.
 PYTHON ?= python3
 STORAGE ?= runs
+EXTRAS ?= test
+FILE ?= cluster.yaml cluster/on_prem.yaml cluster/kuberay.yaml cluster/slurm.sh
 BIN := .venv/bin
-INSTALLED := .venv/installed
+INSTALLED := .venv/installed-$(EXTRAS)
 
-.PHONY: tune test faults install lint bench ui clean
+.PHONY: tune test faults install lint bench ui cluster-check clean
 
 tune: install  ## the main job: a search on the embedded digits data
 	$(BIN)/python -m rrd_search.tune $(ARGS)
@@ -32,14 +34,17 @@ ui: install  ## browse the recorded searches on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 	    --backend-store-uri sqlite:///$(STORAGE)/mlflow.db --artifacts-destination $(STORAGE)/mlartifacts
 
-install: $(INSTALLED)
+cluster-check: install  ## what is wrong with cluster files, before anything is paid for: make cluster-check FILE=cluster.yaml
+	@$(BIN)/python -m rrd_search.cluster_check $(FILE)
+
+install: $(INSTALLED)  ## into .venv; EXTRAS=aws instead of what the tests need
 
 # uv resolves and installs in about half a minute; pip takes many.
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv (a few GB with PyTorch's CUDA build; once) ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[test]"
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	touch $(INSTALLED)
 
 clean:  ## what was built; never the results in runs/

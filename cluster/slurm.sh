@@ -14,15 +14,15 @@ set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?"this is a batch script: sbatch cluster/slurm.sh SPACE --name NAME ..."}"
 source .venv/bin/activate           # of `make install`, on a file system that all nodes share
 export RRD_STORAGE=${RRD_STORAGE:-file://$PWD/runs}  # EDIT: a shared folder, as a URI
-export MLFLOW_TRACKING_URI=http://127.0.0.1:5000     # on the first node; to look: ssh -L 5000:127.0.0.1:5000 NODE
-export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0
+port=$((20000 + SLURM_JOB_ID % 5000 * 2))            # two jobs may share a node: this one is Ray's, the next MLflow's
+export MLFLOW_TRACKING_URI=http://127.0.0.1:$((port + 1))  # on the first node; to look: ssh -L PORT:127.0.0.1:PORT NODE
+export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 
 # A token for this job alone. Only you can read it, so only you are let into the cluster.
 own=$(umask 077 && mktemp -d "$PWD/.rrd_search-$SLURM_JOB_ID.XXXX")
 export RAY_AUTH_TOKEN_PATH=$own/token
 (umask 077 && python -c 'import secrets; print(secrets.token_hex(32), end="")' > "$RAY_AUTH_TOKEN_PATH")
 
-port=$((20000 + SLURM_JOB_ID % 10000))  # two jobs may share a node
 head=$(hostname)
 address=$(hostname --ip-address | awk '{print $1}'):$port
 children=()
@@ -33,13 +33,17 @@ finish() {
 }
 trap finish EXIT
 
-mlflow server --host 127.0.0.1 --port 5000 --workers 2 --backend-store-uri "sqlite:///${TMPDIR:-/tmp}/rrd-mlflow-$UID.db" \
+mlflow server --host 127.0.0.1 --port $((port + 1)) --workers 2 \
+    --backend-store-uri "sqlite:///${TMPDIR:-/tmp}/rrd-mlflow-$UID-$SLURM_JOB_ID.db" \
     --artifacts-destination "$RRD_STORAGE/mlartifacts" > "rrd_search-$SLURM_JOB_ID-mlflow.log" 2>&1 &
 children+=($!)
 srun --nodes=1 --ntasks=1 --nodelist="$head" ray start --head --node-ip-address="${address%:*}" --port="$port" \
     --dashboard-host=127.0.0.1 --object-store-memory=200000000 --temp-dir="/tmp/ray-$SLURM_JOB_ID" --block &
 children+=($!)
-until ray status --address "$address" > /dev/null 2>&1; do sleep 2; done
+until ray status --address "$address" > /dev/null 2>&1; do
+    kill -0 "${children[-1]}" 2> /dev/null || { echo "slurm.sh: Ray did not start on $head" >&2; exit 1; }
+    sleep 2
+done
 if [ "$SLURM_JOB_NUM_NODES" -gt 1 ]; then
     srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
         ray start --address="$address" --object-store-memory=200000000 --block &

@@ -16,6 +16,10 @@ VIOLATIONS = {
     "Spaces know configs only": ("search_spaces/quickstart.py", "trainables.loop"),
     "Inside a trial imports go downwards": ("trainables/losses/kd.py", "trainables.models"),
     "Inside the search imports go downwards": ("rrd_search/record.py", "rrd_search.search"),
+    "Inside the cluster files imports go downwards": (
+        "rrd_search/cluster_files/aws.py",
+        "rrd_search.cluster_files.slurm",
+    ),
     "The training core runs without Ray, MLflow and Optuna": ("trainables/data/views.py", "ray"),
     "Ray stays where trials are run": ("rrd_search/results.py", "ray"),
     "MLflow stays in the recorder": ("rrd_search/search.py", "mlflow"),
