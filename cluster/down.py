@@ -16,9 +16,9 @@ SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "LogLevel=
 SSH += ["-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null"]  # as `ray up` does it
 END = r"""
 source ~/.rrd_search && ray stop > /dev/null 2>&1
-tmux list-panes -s -t mlflow -F '#{pane_pid}' 2> /dev/null | xargs -r kill
+tmux -L mlflow list-panes -F '#{pane_pid}' 2> /dev/null | xargs -r kill
 for second in {1..30}; do
-    left=$(pgrep -u "$(id -u)" -f 'ray::|-packages/(ray|mlflow)/|bin/mlflow |rrd_search\.(tune|train)') || exit 0
+    left=$(pgrep -u "$(id -u)" -f 'ray::|-packages/(ray|mlflow)/|bin/mlflow |(^|/)python -m rrd_search\.') || exit 0
     sleep 1
 done
 ps -o pid=,args= -p "${left//$'\n'/,}"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Starts MLflow's server on the head, on loopback, in a tmux session of its own; one that runs is left alone.
+# Starts MLflow's server on the head, on loopback, in a tmux of its own (tmux -L mlflow attach); one that runs is left
+# alone.
 # Its database is on the head's disk: whatever is lost with that is sent again at the search's next start.
 set -euo pipefail
 artifacts=${RRD_STORAGE:?"RRD_STORAGE is not set: source ~/.rrd_search"}
@@ -11,8 +12,8 @@ case $artifacts in  # another S3 than Amazon's is named in the URI
 esac
 folder=~/mlflow
 mkdir -p -m 700 $folder
-tmux has-session -t mlflow 2> /dev/null && exit 0
+tmux -L mlflow has-session 2> /dev/null && exit 0
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
-tmux new-session -d -s mlflow "exec mlflow server --host 127.0.0.1 --port 5000 --workers 2 \
+tmux -L mlflow new-session -d "exec mlflow server --host 127.0.0.1 --port 5000 --workers 2 \
     --backend-store-uri sqlite:///$folder/mlflow.db --artifacts-destination '${artifacts%%\?*}/mlartifacts' \
     >> $folder/server.log 2>&1"

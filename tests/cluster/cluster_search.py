@@ -1,17 +1,18 @@
 """A search on a cluster of hosts, and what is seen of it from outside: its trials' files, and where they train."""
 
 import json
+import os
+import re
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
-from hosts import SHARED, Host
-from laptop import HEAD, Laptop
+from hosts import SHARED, Host, await_true
+from laptop import Laptop
 
 NAME, TRIALS, EPOCHS = "quickstart", 2, 8
 IDS = {"00000", "00001", "ref-kd-alone", "ref-student-alone"}  # of the trials, and of the space's references
 COMMAND = (  # a worker takes all CPUs of a host, so that a trial stretches over two
-    "python -m rrd_search.tune quickstart --workers-per-trial 2 --cpus-per-worker $(nproc) "
+    f"python -m rrd_search.tune quickstart --workers-per-trial 2 --cpus-per-worker {os.cpu_count()} "
     f"--trials {TRIALS} --epochs {EPOCHS} --set teacher.epochs=2 --scheduler none"
 )
 WORKER = "ray::RayTrainWorker"
@@ -28,21 +29,27 @@ class Training:
 
 
 class ClusterSearch:
-    """Started from the laptop."""
+    """Started from the laptop; it goes on without it, in a tmux on the head."""
 
-    def __init__(self, laptop: Laptop, log: Path) -> None:
-        self.laptop, self.log = laptop, log
-        self.process = laptop.start_exec(COMMAND, log)
+    def __init__(self, laptop: Laptop) -> None:
+        self.laptop = laptop
+        laptop.exec(f"{COMMAND} > search.log 2>&1; echo exit $? >> search.log", "--tmux")
 
     @property
     def said(self) -> str:
-        return self.log.read_text(errors="replace")
+        return self.laptop.head.run("touch search.log; cat search.log")
+
+    @property
+    def code(self) -> int | None:
+        """Its exit code, when it has ended."""
+        ended = re.search(r"^exit (\d+)$", self.said, re.MULTILINE)
+        return int(ended[1]) if ended else None
 
     def await_training(self, seconds: float, besides: frozenset[str] = frozenset()) -> Training:
         """Wait until another trial than these is in the middle, and say where; the head does not count."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            assert self.process.poll() is None, self.said
+            assert self.code is None, self.said
             for trial_id in self.unfinished() - besides:
                 for number in self.laptop.workers:
                     host = self.laptop.hosts[number]
@@ -66,7 +73,8 @@ class ClusterSearch:
         return curves
 
     def wait(self, seconds: float) -> None:
-        assert self.process.wait(seconds) == 0, self.said
+        await_true("the end of the search", lambda: self.code is not None, seconds, 0.5)
+        assert self.code == 0, self.said
 
     def _files(self) -> dict[str, set[str]]:
         """The names of the files that the shared folder holds of each trial."""
@@ -91,8 +99,3 @@ def workers_on(host: Host) -> frozenset[int]:
 def actors_on(host: Host) -> set[str]:
     """The names of all actors of Ray's that run there."""
     return {command.removeprefix("ray::").split(".")[0] for command in host.processes().values() if "ray::" in command}
-
-
-def others(laptop: Laptop) -> list[Host]:
-    """The hosts beside the head."""
-    return [laptop.hosts[number] for number in laptop.workers if number != HEAD]

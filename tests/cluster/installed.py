@@ -22,7 +22,7 @@ def main(environment: Path, bytecode: Path) -> None:
     for script in (environment / "bin").iterdir():
         if script.is_file() and not (own / "bin" / script.name).exists():
             _copy(script, own / "bin" / script.name, environment)
-    (own / "installed").touch()
+    (own / "installed-aws").touch()  # as the Makefile has it for the nodes of a cluster
 
 
 def _copy(script: Path, copy: Path, environment: Path) -> None:

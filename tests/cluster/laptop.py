@@ -2,7 +2,6 @@
 
 import difflib
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,13 +48,9 @@ class Laptop:
         """A command of Ray's, typed where the project is checked out."""
         return self.host.run(f"cd {ROOT} && ray {command}", seconds=seconds)
 
-    def exec(self, command: str) -> str:
+    def exec(self, command: str, options: str = "") -> str:
         """What a command on the head printed, and what Ray said of it."""
-        return self.ray(f"exec ~/{FILE} '{command}'")
-
-    def start_exec(self, command: str, log: Path) -> subprocess.Popen:
-        """A command on the head that goes on by itself."""
-        return self.host.start(f"cd {ROOT} && exec ray exec ~/{FILE} '{command}'", log)
+        return self.ray(f"exec ~/{FILE} {options} '{command}'")
 
     def python_on_head(self, program: Path, *arguments: str) -> Any:
         """What a program of this folder prints as JSON, run in the head's environment."""

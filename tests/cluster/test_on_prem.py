@@ -2,6 +2,7 @@
 host lost, one added, one cut off for a while; then export, and an end that leaves nothing running."""
 
 import json
+import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -15,12 +16,13 @@ from laptop import FILE, HEAD, ROOT, Laptop, cluster_hosts
 from listening import listeners
 
 HERE = Path(__file__).parent
-EXPORT = f"python -m rrd_search.export --name {NAME} --storage $RRD_STORAGE --output best"
+EXPORT = f"python -m rrd_search.export --name {NAME} --output best"
 LOADED = (
     "s = torch.export.load('best/student.pt2').module(); print(s(torch.zeros(2, 3, 16, 16, dtype=torch.uint8)).shape)"
 )
 PATIENCE = 600  # seconds, for what takes some on a machine that does nothing else
 CUT_SECONDS = 10
+LEFT = re.compile(r"ray::|/ray/|mlflow|^python")
 Timed = Callable[[str], AbstractContextManager[None]]
 
 
@@ -33,7 +35,7 @@ def test_a_search_on_own_servers(tmp_path: Path, timed: Timed) -> None:
             for number in (HEAD, 11, 12):
                 hosts.add(number)
         laptop = Laptop(hosts, workers=[11, 12])
-        laptop.host.run("umask 077; ray get-auth-token --generate")
+        laptop.host.run("ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
         with timed("ray up"):
             laptop.ray(f"up -y ~/{FILE}")
         with timed("until all hosts have joined, with the code that ray up brought"):
@@ -41,7 +43,7 @@ def test_a_search_on_own_servers(tmp_path: Path, timed: Timed) -> None:
         with timed("what listens, and what is readable"):
             check_closed(laptop)
         intruders = start_intruders(laptop, tmp_path)
-        check_search(laptop, tmp_path / "search.log", timed)
+        check_search(laptop, timed)
         check_intruders(intruders)
         with timed("export, and the student on the laptop"):
             laptop.exec(EXPORT)
@@ -103,11 +105,11 @@ def check_intruders(intruders: dict[Path, subprocess.Popen]) -> None:
         assert json.loads(log.read_text().splitlines()[-1]) == "refused: ConnectionError"
 
 
-def check_search(laptop: Laptop, log: Path, timed: Timed) -> None:
+def check_search(laptop: Laptop, timed: Timed) -> None:
     """With one host powered off in the middle of a trial, another one added, and one cut off for ten seconds."""
     hosts = laptop.hosts
     with timed("search: until a trial is in the middle"):
-        search = ClusterSearch(laptop, log)
+        search = ClusterSearch(laptop)
         lost = search.await_training(PATIENCE)
     assert "Interrupts" in actors_on(laptop.head), "it would be lost with another host"
     lost.host.power_off()
@@ -133,9 +135,10 @@ def check_search(laptop: Laptop, log: Path, timed: Timed) -> None:
 
 def check_recorded(laptop: Laptop, search: ClusterSearch) -> None:
     """Every trial and reference has one run, finished, with the whole curve that lies in the storage."""
-    key = "-i ~/.ssh/id_rrd -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null"
-    tunnel = f"ssh -f -N {key} -L 5000:127.0.0.1:5000 {laptop.hosts.user}@{laptop.head.address} > /dev/null 2>&1"
-    told = laptop.host.run(f"{tunnel} && python {HERE}/recorded.py http://127.0.0.1:5000 {NAME}", seconds=PATIENCE)
+    tunnel = laptop.host.start(f"cd {ROOT} && exec ray attach ~/{FILE} -p 5000", laptop.hosts.folder / "tunnel.log")
+    await_true("a tunnel", lambda: 5000 in {one.port for one in listeners(laptop.host)}, PATIENCE)
+    told = laptop.host.run(f"python {HERE}/recorded.py http://127.0.0.1:5000 {NAME}", seconds=PATIENCE)
+    tunnel.kill()
     recorded = json.loads(told.splitlines()[-1])
     (parent,) = [run for run in recorded["runs"] if run["parent"] is None]
     assert parent["status"] == "FINISHED"
@@ -153,12 +156,11 @@ def check_down(laptop: Laptop) -> None:
     told = laptop.host.run(f"cd {ROOT} && python cluster/down.py ~/{FILE}", seconds=PATIENCE)
     left = [laptop.hosts[number] for number in (HEAD, *laptop.workers)]
     assert told.splitlines()[-len(left) :] == [f"{host.address}: nothing is left" for host in left]
-    await_true("all processes end", lambda: not any(map(processes_of_users, left)), 30)
-
-
-def processes_of_users(host: Host) -> list[str]:
-    """All but process 1 and sshd with its sessions."""
-    return [one for pid, one in host.processes().items() if pid != 1 and not one.startswith("sshd:")]
+    for host in left:
+        still = [one for one in host.processes().values() if LEFT.search(one)]
+        assert not still, f"{host.name}: {still}"
+        open_ = [one for one in listeners(host) if not one.command.startswith("sshd:")]
+        assert not open_, f"{host.name}: {open_}"
 
 
 def has_raylet(host: Host) -> bool:
