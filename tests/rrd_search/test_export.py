@@ -16,11 +16,12 @@ import yaml
 from safetensors.torch import load_file, save_file
 from tiny_search import NAME
 
-from rrd_search.export import main
+from rrd_search.export import export_trial, main
 from rrd_search.recorded_trials import chosen_trial, read_trials
 from rrd_search.student_program import load_program, read_student
 from trainables.config import TrialConfig
 from trainables.data.parts import load_training
+from trainables.places import Places
 from trainables.weights import weights_hash
 
 FILES = {
@@ -202,6 +203,19 @@ def test_a_trial_whose_student_was_not_kept_is_told(tiny_storage: Path, tmp_path
     command = ["--name", NAME, "--storage", str(storage), "--output", str(tmp_path / "best"), "--trial", "00001"]
     with pytest.raises(ValueError, match=r"the student of trial 00001 is not there: .* 00000, ref-student-alone"):
         main(command)
+
+
+def test_a_student_that_another_machine_trained_is_fetched(tiny_storage: Path, tmp_path: Path) -> None:
+    there, here = tmp_path / "there", tmp_path / "here"
+    shutil.copytree(tiny_storage, there)
+    shutil.copytree(tiny_storage, here)
+    best = chosen_trial(read_trials(here / NAME), None)
+    shutil.rmtree(here / NAME / "trials")
+    places = Places(storage=here, data_root=here, remote=there.as_uri())
+    output = export_trial(NAME, places, best, tmp_path / "best")
+    trained = load_file(there / NAME / "trials" / best.trial_id / "student.safetensors")
+    exported = load_file(output / "student.safetensors")
+    assert all(torch.equal(exported[name], tensor) for name, tensor in trained.items())
 
 
 def test_the_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
