@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.train import WorkerGroupError
 
 from trainables.group import OUT_OF_MEMORY
 from trainables.trial import Leaving
@@ -49,9 +50,19 @@ def failure_of(error: Any, hung: bool) -> Failure:
         return Failure(PREEMPTED, said[-1])
     if isinstance(error, OutOfMemoryError):
         return Failure(OUT_OF_MEMORY, said[0])
-    if isinstance(error, RayActorError):
-        if error.preempted:
+    if dead := _dead(error):
+        if any(one.preempted for one in dead):
             return Failure(PREEMPTED, "its node was taken away")
-        lost = "its node has died" in str(error)  # as Ray says it, which has no class for it
+        lost = any("its node has died" in str(one) for one in dead)  # as Ray says it, which has no class for it
         return Failure(NODE_LOST, "its node died") if lost else Failure(DIED, "its process died")
     return Failure(ERROR, said[-1])
+
+
+def _dead(error: Any) -> list[RayActorError]:
+    """What Ray raised in place of processes of the trial. Of several workers, Ray Train has started others in place of
+    the lost ones as often as it may; those that lived tell what they make of the loss, each in its words."""
+    cause = getattr(error, "cause", None) or error
+    found = [error]
+    if isinstance(cause, WorkerGroupError):
+        found = [getattr(one, "health_check_failure", one) for one in cause.worker_failures.values()]
+    return [one for one in found if isinstance(one, RayActorError)]
