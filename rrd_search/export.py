@@ -26,8 +26,9 @@ from rrd_search.student_program import CONFIG, METRICS, PROGRAM, WEIGHTS, Studen
 from rrd_search.students import trial_folder
 from rrd_search.trial_records import TrialRecord
 from trainables.data.parts import Training, load_training
+from trainables.mirror import Mirror
 from trainables.places import Places
-from trainables.result import Report, finished_report
+from trainables.result import FILES, Report, finished_report
 from trainables.teacher import stored_teacher
 from trainables.weights import load_network
 
@@ -101,6 +102,10 @@ def _read_source(search: str, places: Places, trial: TrialRecord) -> _Source:
     begun = read_search_file(search_folder)
     if begun is None:
         raise ValueError(f"{search_folder / 'search.yaml'} is missing")
+    mirror = Mirror(places)
+    for name in FILES:
+        if not (folder / name).is_file():  # another machine has trained it
+            mirror.pull(folder / name)
     report = finished_report(folder)
     if report is None or not (folder / WEIGHTS).is_file():
         kept = sorted(path.parent.name for path in search_folder.glob(f"trials/*/{WEIGHTS}"))
