@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from hosts import SHARED, Host, await_true
 from laptop import Laptop
 
-NAME, TRIALS, EPOCHS = "quickstart", 2, 8
+NAME, TRIALS, EPOCHS = "quickstart", 2, 5
 IDS = {"00000", "00001", "ref-kd-alone", "ref-student-alone"}  # of the trials, and of the space's references
 COMMAND = (  # a worker takes all CPUs of a host, so that a trial stretches over two
     f"python -m rrd_search.tune quickstart --workers-per-trial 2 --cpus-per-worker {os.cpu_count()} "

@@ -149,7 +149,7 @@ def check_recorded(laptop: Laptop, search: ClusterSearch) -> None:
         assert (run["state"], run["status"]) == ("complete", "FINISHED")
         assert [step for step, _ in sorted(run["curve"])] == list(range(1, EPOCHS + 1))
         assert dict(map(tuple, run["curve"])) == curves[run["trial"]]
-    assert recorded["models"], "the best student is a registered model"
+    assert recorded["models"] == [NAME], search.said  # the best student
 
 
 def check_down(laptop: Laptop) -> None:
