@@ -218,19 +218,6 @@ def test_a_trial_whose_student_was_not_kept_is_told(tiny_storage: Path, tmp_path
         main(command)
 
 
-def test_a_student_that_another_machine_trained_is_fetched(tiny_storage: Path, tmp_path: Path) -> None:
-    there, here = tmp_path / "there", tmp_path / "here"
-    shutil.copytree(tiny_storage, there)
-    shutil.copytree(tiny_storage, here)
-    best = chosen_trial(read_trials(here / NAME), None)
-    shutil.rmtree(here / NAME / "trials")
-    places = Places(storage=here, data_root=here, remote=there.as_uri())
-    output = export_trial(NAME, places, best, tmp_path / "best")
-    trained = load_file(there / NAME / "trials" / best.trial_id / "student.safetensors")
-    exported = load_file(output / "student.safetensors")
-    assert all(torch.equal(exported[name], tensor) for name, tensor in trained.items())
-
-
 def test_the_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "rrd_search.export", "--storage", str(tmp_path / "none")]
     ended = subprocess.run(command, capture_output=True, text=True)
