@@ -134,7 +134,7 @@ STYLES = {"starting": "yellow", "running": "cyan", "complete": "green", "pruned"
 
 
 def redraws(console: Console) -> bool:
-    """Whether lines can be written over. A dumb terminal, as a script's `ray exec` has one, shows nothing of what is."""
+    """Whether what is shown can be written over: not on a dumb terminal, as a script's `ray exec` has one."""
     return console.is_terminal and not console.is_dumb_terminal
 
 
