@@ -131,7 +131,7 @@ class Ec2:
                     self.hosts.authorized.append(key)
                 self.host_of[name] = self.hosts.add(number)
                 self.moments.append(Moment(time.time(), True, name, instance["spot"]))
-            elif not instance["runs"] and self.host_of[name].is_on:
+            elif not instance["runs"] and name in self.host_of and self.host_of[name].is_on:
                 self.hosts.remove(number)
                 self.moments.append(Moment(time.time(), False, name, instance["spot"]))
 
