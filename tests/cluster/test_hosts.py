@@ -62,7 +62,7 @@ def test_hosts_reach_each_other_and_nothing_else(hosts: Hosts) -> None:
 
 
 def test_a_host_with_a_way_out_is_refused() -> None:
-    way_out = "ip link add eth0 type dummy && ip link set eth0 up && ip route add default dev eth0"
+    way_out = "ip link add eth0 type veth peer name eth1 && ip link set eth0 up && ip route add default dev eth0"
     program = (
         f"import sys; sys.path.insert(0, {str(INIT.parent)!r}); import host_init; host_init.join_network('10.77.0.10')"
     )
