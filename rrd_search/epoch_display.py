@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from rrd_search.progress import LINE_SECONDS, duration
+from rrd_search.progress import LINE_SECONDS, duration, redraws
 
 
 class EpochDisplay:
@@ -27,7 +27,7 @@ class EpochDisplay:
         self._bar = self._live.add_task(what, total=total, told="")
 
     def __enter__(self) -> Self:
-        if self.console.is_terminal:
+        if redraws(self.console):
             self._live.start()
         else:
             self._speaker.start()
@@ -35,7 +35,7 @@ class EpochDisplay:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._ended.set()
-        if self.console.is_terminal:
+        if redraws(self.console):
             self._live.stop()
         else:
             self._speaker.join()

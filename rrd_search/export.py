@@ -102,8 +102,10 @@ def _read_source(search: str, places: Places, trial: TrialRecord) -> _Source:
     begun = read_search_file(search_folder)
     if begun is None:
         raise ValueError(f"{search_folder / 'search.yaml'} is missing")
-    for name in FILES:  # where the storage is at a URI, the trial may have run on another machine
-        Mirror(places).pull(folder / name)
+    mirror = Mirror(places)
+    for name in FILES:
+        if not (folder / name).is_file():  # another machine has trained it
+            mirror.pull(folder / name)
     report = finished_report(folder)
     if report is None or not (folder / WEIGHTS).is_file():
         kept = sorted(path.parent.name for path in search_folder.glob(f"trials/*/{WEIGHTS}"))

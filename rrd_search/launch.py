@@ -14,7 +14,7 @@ from rrd_search.begun import close, end_search, finished, open_study, send_rest,
 from rrd_search.cluster import Cluster, check_fits, chosen_cluster, settled, this_machine
 from rrd_search.optuna_searcher import Study
 from rrd_search.packing import Measured, choose, preflight
-from rrd_search.progress import Progress, percent
+from rrd_search.progress import Progress, percent, redraws
 from rrd_search.record import Recorder
 from rrd_search.request import AUTO, Request
 from rrd_search.retold import retell
@@ -163,7 +163,7 @@ class Launch:
 
     def _say_teacher(self, said: TeacherProgress) -> None:
         line = f"training the teacher: epoch {said.epoch}/{said.epochs}, {percent(said.val_accuracy)} held-out"
-        end = "\r" if self.console.is_terminal and said.epoch < said.epochs else "\n"
+        end = "\r" if redraws(self.console) and said.epoch < said.epochs else "\n"
         self.console.print(line, end=end, highlight=False)
 
     def _search_file(self, teacher: dict[str, Any]) -> SearchFile:

@@ -42,7 +42,7 @@ class Progress:
         self.ended: list[Row] = []
         self._seconds: list[float] = []  # of trials that have ended in this run
         self._spoken = time.monotonic()
-        self._live = Live(self, console=console, refresh_per_second=4, transient=True) if console.is_terminal else None
+        self._live = Live(self, console=console, refresh_per_second=4, transient=True) if redraws(console) else None
 
     def __enter__(self) -> Self:
         if self._live:
@@ -131,6 +131,11 @@ class Progress:
 
 
 STYLES = {"starting": "yellow", "running": "cyan", "complete": "green", "pruned": "dim", "failed": "red"}
+
+
+def redraws(console: Console) -> bool:
+    """Whether lines can be written over. A dumb terminal, as a script's `ray exec` has one, would show nothing."""
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 def percent(fraction: float | None) -> str:

@@ -32,7 +32,7 @@ CASES = {
         AWS, "max_workers: 10 ", "max_workers: many ", "max_workers must be a whole number, got 'many'"
     ),
     "nothing": Broken(AWS, "head_setup_commands: []", "head_setup_commands:", "must be a list, got nothing"),
-    "no ssh user": Broken(OWN, "  ssh_user: ubuntu ", "  #", "auth.ssh_user is missing"),
+    "no ssh user": Broken(OWN, "  ssh_user: ubuntu\n", "", "auth.ssh_user is missing"),
     "min_workers on AWS": Broken(
         AWS, "upscaling_speed: 10 ", "min_workers: 1 ", "min_workers: each of available_node_types has its own"
     ),
@@ -165,7 +165,10 @@ CASES = {
     "keys in the file": Broken(AWS, "  type: aws", "  type: aws\n  aws_credentials: {}", "no secrets in this file"),
     # hosts of one's own
     "one worker more": Broken(
-        OWN, "192.0.2.12]", "192.0.2.12, 192.0.2.13]", "min_workers must be 3, .*max_workers must be 3"
+        OWN,
+        "auth:\n",
+        "min_workers: 3\nmax_workers: 1\nauth:\n",
+        "min_workers must be 2, .*max_workers must be 2",
     ),
     "worker twice": Broken(OWN, "192.0.2.12]", "192.0.2.11]", r"worker_ips: 192\.0\.2\.11 is there twice"),
     "head as a worker": Broken(

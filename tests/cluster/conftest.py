@@ -37,6 +37,12 @@ def timed(pytestconfig: pytest.Config) -> Callable[[str], AbstractContextManager
     return step
 
 
+@pytest.fixture
+def told(pytestconfig: pytest.Config) -> Callable[[str, float], None]:
+    """Takes what happened, and the seconds until then."""
+    return lambda what, seconds: pytestconfig.stash[STEPS].append((what, seconds))
+
+
 @pytest.fixture(scope="session")
 def hosting() -> None:
     """Skips where this machine cannot make hosts; in CI, a machine that only lacks programs is not good enough."""

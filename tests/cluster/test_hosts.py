@@ -62,13 +62,11 @@ def test_hosts_reach_each_other_and_nothing_else(hosts: Hosts) -> None:
 
 
 def test_a_host_with_a_way_out_is_refused() -> None:
-    way_out = (
-        "ip link add eth0 type veth peer eth1; ip link set eth0 up; ip link set eth1 up; ip route add default dev eth0"
-    )
+    way_out = "ip link add eth0 type veth peer name eth1 && ip link set eth0 up && ip route add default dev eth0"
     program = (
         f"import sys; sys.path.insert(0, {str(INIT.parent)!r}); import host_init; host_init.join_network('10.77.0.10')"
     )
-    command = ["unshare", "--net", "sh", "-ec", f'{way_out}; exec "$@"', "sh", sys.executable, "-c", program]
+    command = ["unshare", "--net", "sh", "-ec", f'{way_out} && exec "$@"', "sh", sys.executable, "-c", program]
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 1
     assert "this host has a way out: default dev eth0" in ended.stderr
