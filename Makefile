@@ -5,8 +5,9 @@ EXTRAS ?= test
 FILE ?= cluster.yaml cluster/on_prem.yaml cluster/kuberay.yaml cluster/slurm.sh
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(EXTRAS)
+CLUSTERS := tests/cluster/test_on_prem.py tests/cluster/test_aws.py
 
-.PHONY: tune test faults install lint bench ui cluster-check clean
+.PHONY: tune test cluster-test faults install lint bench ui cluster-check clean
 
 tune: install  ## the main job: a search on the embedded digits data
 	$(BIN)/python -m rrd_search.tune $(ARGS)
@@ -15,8 +16,11 @@ tune: install  ## the main job: a search on the embedded digits data
 test: install lint  ## everything: style, types, import order, tests
 	@mkdir -p build
 	$(BIN)/python -m pytest tests/faults > build/faults.log 2>&1 & faults=$$!; \
-	$(BIN)/python -m pytest --ignore tests/faults $(ARGS); code=$$?; \
+	$(BIN)/python -m pytest --ignore tests/faults $(CLUSTERS:%=--ignore %) $(ARGS); code=$$?; \
 	echo "waiting for the fault suite ..."; wait $$faults || code=$$?; cat build/faults.log; exit $$code
+
+cluster-test: install  ## both files for `ray up`, on hosts made of namespaces: as root on Linux, about 8 minutes
+	$(BIN)/python -m pytest $(CLUSTERS) $(ARGS)
 
 faults: install  ## the long form of the fault suite: more than 200 faults, an hour or more
 	RRD_FAULTS=long $(BIN)/python -m pytest tests/faults $(ARGS)

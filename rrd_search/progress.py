@@ -134,7 +134,7 @@ STYLES = {"starting": "yellow", "running": "cyan", "complete": "green", "pruned"
 
 
 def redraws(console: Console) -> bool:
-    """Whether what is shown can be written over: not on a dumb terminal, as a script's `ray exec` has one."""
+    """Whether lines can be written over. A dumb terminal, as a script's `ray exec` has one, would show nothing."""
     return console.is_terminal and not console.is_dumb_terminal
 
 

@@ -19,7 +19,7 @@ DEVICES = ("null", "zero", "full", "random", "urandom", "tty")
 LINKS = {"fd": "/proc/self/fd", "stdin": "fd/0", "stdout": "fd/1", "stderr": "fd/2", "ptmx": "pts/ptmx"}
 SSHD = """\
 ListenAddress {address}
-HostKey /etc/ssh/rig_host_key
+HostKey /run/sshd/host_key
 PidFile none
 UsePAM no
 PermitRootLogin no
@@ -39,7 +39,7 @@ def main() -> None:
     settle(plan)
     signal.signal(signal.SIGCHLD, reap)
     with open("/var/log/sshd.log", "wb") as log:
-        subprocess.Popen([plan["sshd"], "-D", "-e", "-f", "/etc/ssh/rig_config"], stdin=subprocess.DEVNULL, stderr=log)
+        subprocess.Popen([plan["sshd"], "-D", "-e", "-f", "/run/sshd/config"], stdin=subprocess.DEVNULL, stderr=log)
     print("ready", flush=True)
     while os.read(0, 1):
         pass
@@ -111,6 +111,9 @@ def settle(plan: dict[str, Any]) -> None:
     python.write_text(f'#!/bin/sh\nexec {plan["python"]} "$@"\n')
     python.chmod(0o755)
     user, uid = plan["user"], str(plan["uid"])
+    with contextlib.suppress(KeyError):
+        pwd.getpwnam(user)  # of the machine
+        call("userdel", "--force", "--remove", user)
     call("useradd", "--uid", uid, "--create-home", "--shell", "/bin/bash", "--password", "*", user)
     for place in plan["mounts"]:
         shutil.chown(place, plan["uid"])
@@ -123,8 +126,8 @@ def settle(plan: dict[str, Any]) -> None:
     for path in (ssh, *ssh.iterdir()):
         shutil.chown(path, plan["uid"], pwd.getpwnam(user).pw_gid)
     Path("/run/sshd").mkdir(mode=0o755)
-    call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/etc/ssh/rig_host_key")
-    Path("/etc/ssh/rig_config").write_text(SSHD.format(address=plan["address"]))
+    call("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "/run/sshd/host_key")
+    Path("/run/sshd/config").write_text(SSHD.format(address=plan["address"]))
     for command in plan["first_boot"]:
         as_user(user, command)
 
@@ -157,7 +160,7 @@ def mount(*arguments: str | Path) -> None:
 
 
 def call(*command: str | Path) -> None:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    done = subprocess.run([str(part) for part in command], stdin=subprocess.DEVNULL, capture_output=True, text=True)
     assert done.returncode == 0, f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}"
 
 

@@ -185,6 +185,7 @@ class Host:
             assert self._line(folder) == "ready", f"{self.name} did not come up"
         except BaseException:
             self._process.kill()
+            self._forget()
             raise
 
     def power_off(self) -> None:
@@ -194,6 +195,11 @@ class Host:
         with contextlib.suppress(AssertionError):  # it never was on the network
             self.cut()
         os.kill(self._init, signal.SIGKILL)
+        self._forget()
+
+    def _forget(self) -> None:
+        """The process that has started it ends with it."""
+        assert self._process is not None
         for pipe in (self._process.stdin, self._process.stdout):
             assert pipe is not None
             pipe.close()

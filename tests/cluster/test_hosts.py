@@ -11,7 +11,7 @@ from pathlib import Path
 
 import hosts as module
 import pytest
-from hosts import NETWORK, SHARED, CannotHost, CommandFailed, Host, Hosts, NotInstalled, await_true, check_machine
+from hosts import INIT, NETWORK, SHARED, CannotHost, CommandFailed, Host, Hosts, NotInstalled, await_true, check_machine
 
 pytestmark = pytest.mark.usefixtures("hosting")
 SSH = "ssh -i ~/.ssh/id_rrd -o BatchMode=yes -o ConnectTimeout=3 -o StrictHostKeyChecking=no -o LogLevel=ERROR"
@@ -59,6 +59,17 @@ def test_hosts_reach_each_other_and_nothing_else(hosts: Hosts) -> None:
         with pytest.raises(CommandFailed, match="unreachable"):
             host.run("timeout 5 bash -c '< /dev/tcp/192.0.2.1/80'")
     assert NETWORK not in subprocess.run(["ip", "address"], capture_output=True, text=True, check=True).stdout
+
+
+def test_a_host_with_a_way_out_is_refused() -> None:
+    way_out = "ip link add eth0 type veth peer name eth1 && ip link set eth0 up && ip route add default dev eth0"
+    program = (
+        f"import sys; sys.path.insert(0, {str(INIT.parent)!r}); import host_init; host_init.join_network('10.77.0.10')"
+    )
+    command = ["unshare", "--net", "sh", "-ec", f'{way_out} && exec "$@"', "sh", sys.executable, "-c", program]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "this host has a way out: default dev eth0" in ended.stderr
 
 
 def test_the_shared_folder_is_one_for_all_and_outlives_a_host(hosts: Hosts) -> None:
