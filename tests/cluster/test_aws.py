@@ -162,7 +162,7 @@ class User:
             others = [moment for moment in self.ec2.moments if moment.instance != self.head["InstanceId"]]
             return [moment.time for moment in others if moment.on and not moment.spot]
 
-        await_true("the missing worker", lambda: len(all_on_demand()) == 2, PATIENCE)
+        await_true("the missing worker", lambda: len(all_on_demand()) == 2, PARTLY_FILLED_SECONDS)
         late = all_on_demand()[1] - self.partly_filled
         self.told("AWS: from the request that was filled in part until what was missing boots", late)
         assert late < PARTLY_FILLED_SECONDS
