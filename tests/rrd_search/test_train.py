@@ -230,7 +230,6 @@ def sources(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("alone.yaml", ["--seeds", "0"], "--seeds: must be a whole number of 1 or more"),
         ("alone.yaml", ["--workers", "3"], "--workers must be a divisor of batch_size, 32, got 3"),
         ("alone.yaml", ["--cpus-per-worker", "4096"], "--cpus-per-worker 4096: .* this machine has at most"),
-        ("alone.yaml", ["--address", "auto"], "--address needs --workers 2 or more"),
         ("alone.yaml", ["--name", "a/b"], "--name must be letters"),
         ("alone.yaml", ["--mlflow-uri", "mlruns"], "is a folder, which MLflow 3 no longer records in"),
         ("alone.yaml", ["--storage", "file"], "--storage .*file cannot be written"),
