@@ -22,7 +22,7 @@ from cluster.aws_account import GROUP, HEAD, WORKER
 from trainables.models import MODELS
 
 HERE, FAULTS = Path(__file__).parent, ROOT / "tests" / "faults"
-NAME, TRIALS, EPOCHS, EPOCH_SECONDS = "on-aws", 7, 13, 2.0
+NAME, TRIALS, EPOCHS, EPOCH_SECONDS = "on-aws", 9, 13, 2.0
 CLUSTER, BUCKET = "rrd-search", "students"
 WITNESS, BYTECODE = "/mnt/witness", "/mnt/bytecode"
 S3 = f"s3://{BUCKET}/rrd_search"
@@ -222,7 +222,7 @@ def under_test(shipped: str, edits: list[str]) -> str:
         "use_internal_ips: false": "use_internal_ips: true",
         f" {S3}\n": f" '{S3}?endpoint_override={ADDRESS}:{PORT}&scheme=http&region={REGION}'\n",
         "max_workers: 10": "max_workers: 3",
-        "max_workers: 8": "max_workers: 3",
+        "max_workers: 8": "max_workers: 1",
         "idle_timeout_minutes: 10": "idle_timeout_minutes: 0.2",
     }.items():
         assert changed.count(old) == 1, old
