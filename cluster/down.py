@@ -1,7 +1,8 @@
-"""Ends a cluster of your own servers, and proves it: python cluster/down.py cluster/on_prem.yaml
+"""Ends a cluster of your own servers, and proves it: python cluster/down.py cluster/on_prem.yaml [HOST ...]
 
 `ray down` says that no nodes remain, but ends Ray on the head alone. This ends it on all hosts of the file, and MLflow
-on the head; what both have stored stays. Exit code 1 where a host does not answer, or something is left on it.
+on the head; what both have stored stays. With HOSTs it ends Ray on these alone: workers that you have taken out of the
+file, which are in the cluster until then. Exit code 1 where a host does not answer, or something is left on it.
 """
 
 import subprocess
@@ -26,14 +27,15 @@ exit 1
 """
 
 
-def main(file: str) -> int:
+def main(file: str, hosts: list[str]) -> int:
     config = yaml.safe_load(Path(file).read_text())
     provider, auth = config["provider"], config["auth"]
     if provider["type"] != "local":
         print(f"error: {file} is no cluster of your own servers; `ray down` ends it", file=sys.stderr)
         return 2
-    subprocess.run([str(Path(sys.executable).with_name("ray")), "down", "--yes", file], check=False)
-    hosts = [provider["head_ip"], *provider["worker_ips"]]
+    if not hosts:
+        subprocess.run([str(Path(sys.executable).with_name("ray")), "down", "--yes", file], check=False)
+        hosts = [provider["head_ip"], *provider["worker_ips"]]
     with ThreadPoolExecutor(len(hosts)) as pool:
         wrong = list(pool.map(lambda host: end(host, auth["ssh_user"], auth["ssh_private_key"]), hosts))
     for host, told in zip(hosts, wrong, strict=True):
@@ -54,6 +56,6 @@ def end(host: str, user: str, key: str) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python cluster/down.py FILE")
-    sys.exit(main(sys.argv[1]))
+    if len(sys.argv) < 2:
+        sys.exit("usage: python cluster/down.py FILE [HOST ...]")
+    sys.exit(main(sys.argv[1], sys.argv[2:]))

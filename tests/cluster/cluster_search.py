@@ -13,7 +13,7 @@ NAME, TRIALS, EPOCHS = "quickstart", 1, 5
 IDS = {"00000", "ref-kd-alone", "ref-student-alone"}  # of the trial, and of the space's references
 COMMAND = (  # a worker takes all CPUs of a host, so that a trial stretches over two
     f"python -m rrd_search.tune quickstart --workers-per-trial 2 --cpus-per-worker {os.cpu_count()} "
-    f"--trials {TRIALS} --epochs {EPOCHS} --set teacher.epochs=2 --scheduler none"
+    f"--trials {TRIALS} --epochs {EPOCHS} --teacher resnet8 --set teacher.epochs=2 --scheduler none"
 )
 WORKER = "ray::RayTrainWorker"
 LOOK_SECONDS = 0.1

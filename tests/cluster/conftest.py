@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 import pytest
-from hosts import CannotHost, NotInstalled, check_machine
+from machine import CannotHost, NotInstalled, check_machine
 
 STEPS = pytest.StashKey[list[tuple[str, float]]]()
 

@@ -23,6 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
+from machine import NAMESPACES, program_path
+
 ROOT = Path(__file__).parent.parent.parent
 INIT = Path(__file__).parent / "host_init.py"
 NETWORK, LAPTOP = "10.77.0", 9  # the numbers of hosts are the last parts of their addresses
@@ -32,40 +34,10 @@ KEY = "id_rrd"  # in ~/.ssh of the laptop; all hosts let it in
 SHARED = "/mnt/rrd_search"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 PROCESSES = "exec ps -eo pid=,args="
-NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid")
-PROGRAMS = ("ip", "sshd", "ssh", "ssh-keygen", "rsync", "tmux", "make")
-PACKAGES = "iproute2 openssh-server openssh-client rsync tmux make"
-TRIAL = """\
-mkdir disk root
-mount -t tmpfs disk disk
-mkdir disk/upper disk/work
-mount -t overlay -o lowerdir=/,upperdir=disk/upper,workdir=disk/work root root
-"""
-
-
-class CannotHost(Exception):
-    """This machine does not offer what hosts are made of."""
-
-
-class NotInstalled(CannotHost):
-    """It does, but for programs."""
 
 
 class CommandFailed(AssertionError):
     """A command in a host, with its exit code and all that it printed."""
-
-
-def check_machine() -> None:
-    """``CannotHost`` says why there can be no hosts here."""
-    if os.geteuid() != 0:
-        raise CannotHost("hosts are made of namespaces, which takes root")
-    with tempfile.TemporaryDirectory(prefix="rrd-trial-") as folder:
-        command = ["unshare", *NAMESPACES, "--fork", "sh", "-ec", TRIAL]
-        tried = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    if tried.returncode != 0:
-        raise CannotHost(f"no namespaces or overlays here: {tried.stderr.strip()}")
-    if missing := [program for program in PROGRAMS if _program(program) is None]:
-        raise NotInstalled(f"not installed: {', '.join(missing)} (apt-get install {PACKAGES})")
 
 
 class Hosts:
@@ -303,7 +275,7 @@ class Host:
             "python": os.path.realpath(sys.executable),
             "authorized": self.hosts.authorized,
             "keys": {KEY: key.read_text()} if self.number == LAPTOP else {},
-            "sshd": _program("sshd"),
+            "sshd": program_path("sshd"),
             "first_boot": self.hosts.first_boot,
         }
 
@@ -322,10 +294,6 @@ def _ways() -> list[Path]:
 
 def _name(number: int) -> str:
     return "laptop" if number == LAPTOP else f"h{number}"
-
-
-def _program(name: str) -> str | None:
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
 
 
 def await_true(what: str, holds: Any, seconds: float, pause: float = 0.2) -> float:

@@ -1,4 +1,4 @@
-"""What the nodes of the running cluster are, as JSON, once there are so many: nodes_told.py NUMBER, on the head. Each
+"""What the nodes of the running cluster are, as JSON, once they are so many: nodes_told.py NUMBER, on the head. Each
 tells where its code comes from."""
 
 import json
@@ -26,7 +26,7 @@ def alive() -> list[dict]:
 
 
 ray.init(address="auto", log_to_driver=False, logging_level=logging.ERROR)
-while len(alive()) < int(sys.argv[1]):
+while len(alive()) != int(sys.argv[1]):
     time.sleep(0.5)
 asked = {
     node["NodeManagerAddress"]: ray.remote(told)

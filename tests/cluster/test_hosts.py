@@ -10,8 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import hosts as module
+import machine
 import pytest
-from hosts import INIT, NETWORK, SHARED, CannotHost, CommandFailed, Host, Hosts, NotInstalled, await_true, check_machine
+from hosts import INIT, NETWORK, SHARED, CommandFailed, Host, Hosts, await_true
+from machine import CannotHost, NotInstalled, check_machine
 
 pytestmark = pytest.mark.usefixtures("hosting")
 SSH = "ssh -i ~/.ssh/id_rrd -o BatchMode=yes -o ConnectTimeout=3 -o StrictHostKeyChecking=no -o LogLevel=ERROR"
@@ -178,10 +180,10 @@ def _inside(namespaces: list[str]) -> list[str]:
 
 
 def test_why_there_are_no_hosts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PROGRAMS", ("ip", "no-such-program"))
+    monkeypatch.setattr(machine, "PROGRAMS", ("ip", "no-such-program"))
     with pytest.raises(NotInstalled, match="not installed: no-such-program"):
         check_machine()
-    monkeypatch.setattr(module, "NAMESPACES", ("--no-such-namespace",))
+    monkeypatch.setattr(machine, "NAMESPACES", ("--no-such-namespace",))
     with pytest.raises(CannotHost, match=r"no namespaces or overlays here: .*no-such-namespace"):
         check_machine()
     monkeypatch.setattr(os, "geteuid", lambda: 1000)

@@ -27,7 +27,7 @@ Timed = Callable[[str], AbstractContextManager[None]]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900)
 @pytest.mark.usefixtures("hosting")
 def test_a_search_on_own_servers(tmp_path: Path, timed: Timed) -> None:
     with cluster_hosts() as hosts:
@@ -49,6 +49,8 @@ def test_a_search_on_own_servers(tmp_path: Path, timed: Timed) -> None:
             laptop.exec(EXPORT)
             laptop.ray(f"rsync-down ~/{FILE} '~/best/' ~/best/")
             assert laptop.host.run(f'python -c "import torch; {LOADED}"').strip() == "torch.Size([2, 10])"
+        with timed("a host is taken out"):
+            check_taken_out(laptop, laptop.workers[-1])
         with timed("down"):
             check_down(laptop)
 
@@ -152,11 +154,23 @@ def check_recorded(laptop: Laptop, search: ClusterSearch) -> None:
     assert recorded["models"] == [NAME], search.said  # the best student
 
 
+def check_taken_out(laptop: Laptop, number: int) -> None:
+    laptop.edit([one for one in laptop.workers if one != number])
+    laptop.ray(f"up -y --no-restart ~/{FILE}")
+    check_ended(laptop, [number], laptop.hosts[number].address)
+    check_nodes(laptop)
+
+
 def check_down(laptop: Laptop) -> None:
-    told = laptop.host.run(f"cd {ROOT} && python cluster/down.py ~/{FILE}", seconds=PATIENCE)
-    left = [laptop.hosts[number] for number in (HEAD, *laptop.workers)]
-    assert told.splitlines()[-len(left) :] == [f"{host.address}: nothing is left" for host in left]
-    for host in left:
+    check_ended(laptop, [HEAD, *laptop.workers])
+
+
+def check_ended(laptop: Laptop, numbers: list[int], which: str = "") -> None:
+    """The command says so, and it is so."""
+    hosts = [laptop.hosts[number] for number in numbers]
+    told = laptop.host.run(f"cd {ROOT} && python cluster/down.py ~/{FILE} {which}", seconds=PATIENCE)
+    assert told.splitlines()[-len(hosts) :] == [f"{host.address}: nothing is left" for host in hosts]
+    for host in hosts:
         still = [one for one in host.processes().values() if LEFT.search(one)]
         assert not still, f"{host.name}: {still}"
         open_ = [one for one in listeners(host) if not one.command.startswith("sshd:")]
