@@ -66,7 +66,7 @@ def make_root(folder: Path, plan: dict[str, Any]) -> Path:
     mount("-t", "tmpfs", "-o", f"size={plan['disk_bytes']},mode=1777", "tmp", root / "tmp")
     mount("-t", "tmpfs", "-o", "mode=755", "run", root / "run")
     make_devices(root / "dev", plan["memory_bytes"])
-    for visible in plan["visible"]:  # on other file systems than the machine's root
+    for visible in plan["visible"]:  # what the layers do not show
         (root / visible[1:]).mkdir(parents=True, exist_ok=True)
         mount("--bind", "-o", "ro", visible, root / visible[1:])
     for way in plan["ways"]:  # to the interpreter, say, below the home folder of root

@@ -33,6 +33,7 @@ USER, UID = "rrd", 4242
 KEY = "id_rrd"  # in ~/.ssh of the laptop; all hosts let it in
 SHARED = "/mnt/rrd_search"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+OWN = ("dev", "run", "tmp")  # folders of the root that are file systems of each host's
 PROCESSES = "exec ps -eo pid=,args="
 
 
@@ -268,7 +269,7 @@ class Host:
             "memory_bytes": self.hosts.memory_bytes,
             "mounts": {SHARED: str(self.hosts.folder / "shared")}
             | {at: str(of) for at, of in self.hosts.mounts.items()},
-            "visible": [str(needed) for needed in _needed() if needed.stat().st_dev != Path("/").stat().st_dev],
+            "visible": [str(needed) for needed in _needed() if _hidden(needed)],
             "ways": [str(way) for way in _ways()],
             "user": self.hosts.user,
             "uid": UID,
@@ -283,6 +284,11 @@ class Host:
 def _needed() -> list[Path]:
     """The folders of the machine that a host works with: the project and its interpreter."""
     return sorted({ROOT, Path(sys.prefix), Path(sys.base_prefix)})
+
+
+def _hidden(needed: Path) -> bool:
+    """It lies on another file system than the machine's root, or where a host has one of its own."""
+    return needed.stat().st_dev != Path("/").stat().st_dev or needed.parts[1] in OWN
 
 
 def _ways() -> list[Path]:
