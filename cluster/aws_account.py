@@ -15,6 +15,7 @@ import yaml
 from rrd_search.command import Parser, run_command
 
 HEAD, WORKER, GROUP = "rrd-search-head", "rrd-search-worker", "rrd-search"  # as cluster.yaml has them
+FOLDER = "rrd_search"  # of the bucket: the nodes may read and write nothing else in it
 IMAGE = "/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu-ubuntu-24.04/latest/ami-id"
 CLUSTER_TAG = "ray-cluster-name"  # Ray puts it on every instance that it starts
 INSTANCES = {"Service": "ec2.amazonaws.com"}
@@ -23,12 +24,12 @@ LINES = """\
   availability_zone: {zones}
       ImageId: {image}
       SecurityGroupIds: [{group}]
-  - bash ~/rrd_search/cluster/node.sh s3://{bucket}/rrd_search
+  - bash ~/rrd_search/cluster/node.sh s3://{bucket}/{folder}
 """
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser("", "Make what cluster.yaml names in your AWS account; run again, it changes nothing.")
+    parser = Parser("", "Make what cluster.yaml names in your AWS account; run again, it mends what differs.")
     parser.prog = "python cluster/aws_account.py"
     parser.add_argument("--region", required=True, help="as us-west-2")
     parser.add_argument("--bucket", required=True, help="to make, or one of yours; names are taken world-wide")
@@ -42,6 +43,8 @@ def main(arguments: list[str]) -> int:
         raise ValueError("boto3 is not installed: make install EXTRAS=aws") from error
     try:
         return Account(boto3.Session(region_name=options.region)).make(options.bucket, network)
+    except failures.NoCredentialsError as error:
+        raise ValueError("AWS: no credentials: aws configure, or export AWS_PROFILE=NAME") from error
     except (failures.ClientError, failures.BotoCoreError) as error:
         raise ValueError(f"AWS: {error}") from error
 
@@ -69,7 +72,7 @@ class Account:
         zones = self._zones(vpc, {node["InstanceType"] for node in nodes})
         image = self._image()
         print("\nEdit these lines of cluster.yaml:")
-        values = {"region": self.region, "zones": ",".join(zones), "group": group, "bucket": bucket}
+        values = {"region": self.region, "zones": ",".join(zones), "group": group, "bucket": bucket, "folder": FOLDER}
         print(LINES.format(**values, image=image or "AMI-ID"), end="")
         if image is None:
             print(f"\nSSM does not know {IMAGE} here: AMI-ID must be an Ubuntu with NVIDIA's driver and Python 3.11+")
@@ -132,7 +135,9 @@ class Account:
         there = f"arn:{self.partition}:s3:::{bucket}"
         return [
             _allow(["s3:ListBucket"], there),
-            _allow(["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"], f"{there}/*"),
+            _allow(
+                ["s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:AbortMultipartUpload"], f"{there}/{FOLDER}/*"
+            ),
         ]
 
     def _may_start_workers(self, cluster: str, group: str) -> list[dict[str, Any]]:

@@ -9,8 +9,11 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import yaml
+
+from rrd_search.command import Parser, run_command
 
 SECONDS = 120  # for one host
 SSH = ["ssh", "-o", "BatchMode=yes", "-o", "ConnectTimeout=10", "-o", "LogLevel=ERROR"]
@@ -27,25 +30,43 @@ exit 1
 """
 
 
-def main(file: str, hosts: list[str]) -> int:
-    config = yaml.safe_load(Path(file).read_text())
-    provider, auth = config["provider"], config["auth"]
-    if provider["type"] != "local":
-        print(f"error: {file} is no cluster of your own servers; `ray down` ends it", file=sys.stderr)
-        return 2
+def main(arguments: list[str]) -> int:
+    parser = Parser("", "End Ray and MLflow on your own servers, and see that nothing of them is left.")
+    parser.prog = "python cluster/down.py"
+    parser.add_argument("file", help="that `ray up` was given")
+    parser.add_argument("hosts", nargs="*", metavar="HOST", help="these alone; default: all of the file")
+    options = parser.parse_args(arguments)
+    provider, auth = _read(Path(options.file))
+    hosts = options.hosts
     if not hosts:
-        subprocess.run([str(Path(sys.executable).with_name("ray")), "down", "--yes", file], check=False)
+        subprocess.run([str(Path(sys.executable).with_name("ray")), "down", "--yes", options.file], check=False)
         hosts = [provider["head_ip"], *provider["worker_ips"]]
     with ThreadPoolExecutor(len(hosts)) as pool:
-        wrong = list(pool.map(lambda host: end(host, auth["ssh_user"], auth["ssh_private_key"]), hosts))
+        wrong = list(pool.map(lambda host: end(host, auth["ssh_user"], auth.get("ssh_private_key")), hosts))
     for host, told in zip(hosts, wrong, strict=True):
         print(f"{host}: {told or 'nothing is left'}")
     return 1 if any(wrong) else 0
 
 
-def end(host: str, user: str, key: str) -> str:
+def _read(file: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Its servers, and how they are entered. ValueError where it names none."""
+    try:
+        config = yaml.safe_load(file.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"{file}: cannot be read: {error}") from error
+    provider = config.get("provider") if isinstance(config, dict) else None
+    if not isinstance(provider, dict) or provider.get("type") != "local":
+        raise ValueError(f"{file} is no file of your own servers, as cluster/on_prem.yaml; `ray down` ends clouds'")
+    auth = config.get("auth")
+    if not provider.get("head_ip") or not isinstance(auth, dict) or not auth.get("ssh_user"):
+        raise ValueError(f"{file} lacks provider.head_ip or auth.ssh_user; see python -m rrd_search.cluster_check")
+    return {"worker_ips": [], **provider}, auth
+
+
+def end(host: str, user: str, key: str | None) -> str:
     """What is wrong there; empty where nothing of it runs any more."""
-    command = [*SSH, "-i", str(Path(key).expanduser()), f"{user}@{host}", "bash", "-s"]
+    way_in = ["-i", str(Path(key).expanduser())] if key else []
+    command = [*SSH, *way_in, f"{user}@{host}", "bash", "-s"]
     try:
         done = subprocess.run(command, input=END, capture_output=True, text=True, timeout=SECONDS)
     except subprocess.TimeoutExpired:
@@ -56,6 +77,4 @@ def end(host: str, user: str, key: str) -> str:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("usage: python cluster/down.py FILE [HOST ...]")
-    sys.exit(main(sys.argv[1], sys.argv[2:]))
+    run_command(main)

@@ -7,7 +7,7 @@ artifacts=${RRD_STORAGE:?"RRD_STORAGE is not set: source ~/.rrd_search"}
 case $artifacts in  # another S3 than Amazon's is named in the URI
     *endpoint_override=*)
         endpoint=${artifacts#*endpoint_override=} scheme=https
-        case $artifacts in *scheme=http*) scheme=http ;; esac
+        case $artifacts in *scheme=http | *scheme=http\&*) scheme=http ;; esac
         export MLFLOW_S3_ENDPOINT_URL=$scheme://${endpoint%%&*} ;;
 esac
 folder=~/mlflow
@@ -17,3 +17,9 @@ export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 tmux -L mlflow new-session -d "exec mlflow server --host 127.0.0.1 --port 5000 --workers 2 \
     --backend-store-uri sqlite:///$folder/mlflow.db --artifacts-destination '${artifacts%%\?*}/mlartifacts' \
     >> $folder/server.log 2>&1"
+for second in {1..60}; do
+    curl -fs -o /dev/null http://127.0.0.1:5000/health && tmux -L mlflow has-session 2> /dev/null && exit 0
+    sleep 1
+done
+echo "mlflow.sh: no server on port 5000 within a minute: $(tail -n 3 $folder/server.log)" >&2
+exit 1

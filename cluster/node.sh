@@ -5,11 +5,13 @@ set -euo pipefail
 storage=${1:?"usage: node.sh STORAGE"}
 case $storage in
     *BUCKET*) echo "node.sh: $storage: BUCKET must be the name of your bucket" >&2; exit 2 ;;
-    file://*)
+    file:///?*)
         if [ ! -w "${storage#file://}" ]; then
             echo "node.sh: $storage cannot be written on $(hostname): is the shared folder mounted?" >&2
             exit 2
         fi ;;
+    s3://?* | gs://?* | gcs://?* | abfs://?* | hdfs://?*) ;;
+    *) echo "node.sh: $storage: must be s3://BUCKET/FOLDER, or file:///FOLDER where all nodes share it" >&2; exit 2 ;;
 esac
 if [ ! -s ~/.ray/auth_token ]; then
     echo "node.sh: ~/.ray/auth_token is missing; make one where you run ray up: ray get-auth-token --generate" >&2

@@ -6,7 +6,7 @@
 #SBATCH --nodes=2                   # EDIT
 #SBATCH --gpus-per-node=4           # EDIT
 #SBATCH --cpus-per-task=32          # EDIT: of a node
-#SBATCH --ntasks-per-node=1
+#SBATCH --ntasks-per-node=1         # partition and account, where your site asks for them: sbatch -p ... -A ...
 #SBATCH --time=24:00:00             # EDIT
 #SBATCH --signal=B:TERM@120         # two minutes before the time is up
 #SBATCH --output=rrd_search-%j.log
@@ -15,7 +15,7 @@ cd "${SLURM_SUBMIT_DIR:?"this is a batch script: sbatch cluster/slurm.sh SPACE -
 source .venv/bin/activate           # of `make install`, on a file system that all nodes share
 export RRD_STORAGE=${RRD_STORAGE:-file://$PWD/runs}  # EDIT: a shared folder, as a URI
 port=$((20000 + SLURM_JOB_ID % 5000 * 2))            # two jobs may share a node: this one is Ray's, the next MLflow's
-export MLFLOW_TRACKING_URI=http://127.0.0.1:$((port + 1))  # on the first node; to look: ssh -L PORT:127.0.0.1:PORT NODE
+export MLFLOW_TRACKING_URI=http://127.0.0.1:$((port + 1))  # on the first node
 export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 
 # A token for this job alone. Only you can read it, so only you are let into the cluster.
@@ -37,6 +37,7 @@ mlflow server --host 127.0.0.1 --port $((port + 1)) --workers 2 \
     --backend-store-uri "sqlite:///${TMPDIR:-/tmp}/rrd-mlflow-$UID-$SLURM_JOB_ID.db" \
     --artifacts-destination "$RRD_STORAGE/mlartifacts" > "rrd_search-$SLURM_JOB_ID-mlflow.log" 2>&1 &
 children+=($!)
+echo "MLflow: ssh -L 5000:127.0.0.1:$((port + 1)) $head, and while that is open: http://127.0.0.1:5000"
 srun --nodes=1 --ntasks=1 --nodelist="$head" ray start --head --node-ip-address="${address%:*}" --port="$port" \
     --dashboard-host=127.0.0.1 --object-store-memory=200000000 --temp-dir="/tmp/ray-$SLURM_JOB_ID" --block &
 children+=($!)

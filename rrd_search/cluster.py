@@ -1,8 +1,10 @@
 """The Ray that a search runs on: this machine's own, or a running cluster; and what fits on its nodes."""
 
+import logging
 import os
 import socket
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -15,6 +17,7 @@ from trainables.group import Resources
 CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 THIS_MACHINE = "local"  # an address: no cluster
+_LOG = logging.getLogger(__name__)
 
 
 class Cluster:
@@ -62,16 +65,24 @@ class Cluster:
 def chosen_cluster(address: str | None) -> str | None:
     """The address of the cluster that ``--address`` asks for: without it the one that this machine is in, which is what
     RAY_ADDRESS says, or where `ray start` put one. None: this machine alone. ValueError where it does not answer."""
-    if address is None:
-        address = os.environ.get("RAY_ADDRESS") or ray._private.utils.read_ray_address()
+    asked = address or os.environ.get("RAY_ADDRESS")
+    address = asked or _started_here()
     if not address or address == THIS_MACHINE or address.startswith("http"):  # which is meant for `ray job`
         return None
     try:
         _check_answers(address)
     except ValueError as error:
-        rule = f"--address {THIS_MACHINE} takes this machine alone, `ray stop` ends what is left of the cluster"
-        raise ValueError(f"{error}; {rule}") from error
+        if not asked and "RRD_STORAGE" not in os.environ:  # which nodes of a cluster have
+            _LOG.warning("the Ray that was started here, %s, does not answer: this machine alone is taken", address)
+            return None
+        raise ValueError(f"{error}; --address {THIS_MACHINE} takes this machine alone") from error
     return address
+
+
+def _started_here() -> str | None:
+    """Where this user's last `ray start` on this machine put a cluster; /tmp is everybody's."""
+    file = Path(ray._private.utils.get_ray_address_file(None))
+    return file.read_text().strip() if file.is_file() and file.stat().st_uid == os.getuid() else None
 
 
 def this_machine() -> dict[str, float]:

@@ -58,16 +58,17 @@ def check(path: Path) -> Iterator[str]:
     if problems := [*secrets_in(text), *problems]:
         more = f"; and {len(problems) - MOST} more" if len(problems) > MOST else ""
         raise ValueError("; ".join(problems[:MOST]) + more)
-    yield f"ok ({told(subject)})"
-    if left := [*_placeholders(text)]:
-        yield f"still to be filled in: {', '.join(left)}"
+    left = [*_placeholders(text)]
+    yield f"{'ok so far' if left else 'ok'} ({told(subject)})"
+    if left:
+        yield f"not ready, still to be filled in: {', '.join(left)}"
     if absent:
         yield f"not on this machine yet: {', '.join(absent)}"
 
 
 def _read(path: Path) -> str:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_bytes().decode()  # with its line ends
     except UnicodeDecodeError:
         raise ValueError("is no text file") from None
     except OSError as error:

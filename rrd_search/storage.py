@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import tempfile
 import threading
 import time
@@ -32,6 +33,9 @@ DEAD_SECONDS = 90.0  # without a beat, after which the driver counts as gone
 def places_of(storage: str, data_root: Path = Path("data"), table_gb: float = 20.0) -> Places:
     """ValueError for a URI that is none of pyarrow's."""
     data_root = data_root.absolute()
+    if re.match(r"[a-z][a-z0-9]+:/", storage) and not SCHEME.match(storage):
+        scheme, _, rest = storage.partition(":")
+        raise ValueError(f"--storage {storage}: a URI has two slashes: {scheme}://{rest.lstrip('/')}")
     if not SCHEME.match(storage):
         folder = Path(storage).absolute()
         if not on_network(folder):

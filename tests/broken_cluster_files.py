@@ -36,6 +36,10 @@ CASES = {
     "min_workers on AWS": Broken(
         AWS, "upscaling_speed: 10 ", "min_workers: 1 ", "min_workers: each of available_node_types has its own"
     ),
+    "public half of a key": Broken(OWN, "id_ed25519 ", "id_ed25519.pub ", "id_ed25519.pub is the public half"),
+    "port of a host": Broken(OWN, "192.0.2.11,", "'192.0.2.11:2222',", r"worker_ips\[0\]: 192.0.2.11:2222 has a port"),
+    "no host": Broken(OWN, "[192.0.2.11, 192.0.2.12]", "[]", "provider.worker_ips is empty"),
+    "head on loopback": Broken(OWN, "192.0.2.10", "127.0.0.1", "provider.head_ip: 127.0.0.1 is what every host calls"),
     # what is started on nodes
     "dashboard everywhere": Broken(
         AWS, "dashboard-host=127.0.0.1", "dashboard-host=0.0.0.0", r"head_start_ray_commands\[1\]: 0\.0\.0\.0 opens"
@@ -256,7 +260,22 @@ CASES = {
         KUBERAY, "name: RRD_STORAGE", "name: STORAGE", r"containers\[0\]\.env: RRD_STORAGE is missing"
     ),
     "secret": Broken(KUBERAY, "kind: ServiceAccount", "kind: Secret", "kind: Secret: no secrets in this file"),
+    "folder of a pod": Broken(
+        KUBERAY, 's3://BUCKET/rrd_search"}', 'rrd_search"}', "RRD_STORAGE: storage must be s3://"
+    ),
+    # where results are kept
+    "no URI": Broken(AWS, "node.sh s3://BUCKET/rrd_search", "node.sh my-bucket", "storage must be .*got my-bucket"),
+    "folder of a host": Broken(OWN, "node.sh file://", "node.sh ", r"setup_commands\[0\]: storage must be s3://"),
+    "two slashes": Broken(OWN, "node.sh file:///", "node.sh file://", "storage must be .*got file://mnt/rrd_search"),
+    "no bucket": Broken(AWS, "s3://BUCKET/", "s3://My_Bucket/", "My_Bucket is no name of a bucket"),
+    "cut by the shell": Broken(
+        AWS, "s3://BUCKET/rrd_search", "s3://b1b/x?endpoint_override=h:1&scheme=http", "in quotes, or the shell cuts it"
+    ),
     # Slurm
+    "folder of a node": Broken(SLURM, ":-file://$PWD/runs", ":-$PWD/runs", "RRD_STORAGE: storage must be s3://"),
+    "Windows": Broken(SLURM, "\n", "\r\n", "lines end as on Windows"),
+    "nobody": Broken(SLURM, "--nodes=2 ", "--nodes=0 ", "--nodes must be a number such as 2, .*got 0"),
+    "many tasks": Broken(SLURM, "--ntasks-per-node=1 ", "--ntasks-per-node=4 ", "--ntasks-per-node must be 1: .*got 4"),
     "no bash": Broken(SLURM, "    sleep 2\ndone\n", "    sleep 2\n", "line \\d+: syntax error"),
     "no shebang": Broken(SLURM, "#!/usr/bin/env bash\n", "", "line 1 must be #!/usr/bin/env bash"),
     "unknown option": Broken(

@@ -27,6 +27,9 @@ SECRETS = {
     "a password in a URI": re.compile(r"://[^/\s:@'\"]+:[^/\s@'\"$]+@"),
     "Ray's token": re.compile(r"\b(?:echo|printf)\s[^|;&$`]*[\w-]{16,}[^|;&$`]*>\s*\S*auth_token"),
 }
+STORED = re.compile(r"cluster/node\.sh[ \t]+(?P<value>\"[^\"]*\"|'[^']*'|[^\s;|]+)")
+STORAGES = re.compile(r"(?:s3|gs|gcs|abfss?|hdfs)://[^/?]+.*|file:///.+")
+BUCKET = re.compile(r"s3://(?!BUCKET\b)(?![a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:[/?]|$))([^/?]*)")
 ASSIGNED = re.compile(rf"\b({CREDENTIAL})\s*[=:]\s*[\"']?(?![\s\"'$`<({{]|null\b)[^\s\"',}}]{{4,}}")
 
 
@@ -87,6 +90,25 @@ def job_problems(text: str, place: str) -> Iterator[str]:
     """``text`` is all that a server of MLflow is started with, its environment too."""
     if MLFLOW.search(joined(text)) and not NO_JOBS.search(text):
         yield f"{place}: mlflow server needs MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false, or it runs jobs for whoever asks"
+
+
+def set_up_problems(text: str, place: str) -> Iterator[str]:
+    """What is wrong with the storage that node.sh is given."""
+    for found in STORED.finditer(joined(text)):
+        value = found["value"]
+        if value[0] not in "\"'" and "&" in value:
+            yield f"{place}: put {value} in quotes, or the shell cuts it at the &"
+        yield from storage_problems(value.strip("\"'"), place)
+
+
+def storage_problems(value: str, place: str) -> Iterator[str]:
+    """A node's own folder is lost with the node, so only a URI is taken."""
+    if value.startswith("$"):
+        return
+    if not STORAGES.fullmatch(value):
+        yield f"{place}: storage must be s3://BUCKET/FOLDER, or file:///FOLDER where all nodes share it, got {value}"
+    elif found := BUCKET.match(value):
+        yield f"{place}: {found[1]} is no name of a bucket, which has 3 to 63 of a-z, 0-9, . and -"
 
 
 def is_credential(name: str) -> bool:

@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from rrd_search.cluster_files import network_policy
-from rrd_search.cluster_files.commands import is_credential, job_problems, network_problems, ray_start_options
+from rrd_search.cluster_files.commands import (
+    is_credential,
+    job_problems,
+    network_problems,
+    ray_start_options,
+    storage_problems,
+)
 from rrd_search.cluster_files.findings import nearest, schema_problems, shown, unknown, with_hint
 
 LONGEST_NAME = 47  # of a RayJob; the operator makes longer names of it
@@ -101,9 +107,11 @@ def _owner(document: Manifest) -> Iterator[str]:
 
 def _storage(spec: Manifest, place: str) -> Iterator[str]:
     containers = spec["rayClusterSpec"]["headGroupSpec"]["template"].get("spec", {}).get("containers") or [{}]
-    names = {variable["name"] for variable in containers[0].get("env") or []}
-    if "RRD_STORAGE" not in names and "--storage" not in spec.get("entrypoint", ""):
+    given = {variable["name"]: variable.get("value") for variable in containers[0].get("env") or []}
+    if "RRD_STORAGE" not in given and "--storage" not in spec.get("entrypoint", ""):
         yield f"{place}: RRD_STORAGE is missing; what lies on a pod's own disk goes with it"
+    elif value := given.get("RRD_STORAGE"):
+        yield from storage_problems(value, f"{place}: RRD_STORAGE")
 
 
 def _cluster(document: Manifest) -> Manifest:

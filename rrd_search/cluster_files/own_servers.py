@@ -18,6 +18,9 @@ def problems(document: dict[str, Any]) -> Iterator[str]:
     for name in ("available_node_types", "head_node_type", "head_node", "worker_nodes"):
         if name in document:
             yield f"{name} is for clouds; hosts of your own are listed in provider.worker_ips"
+    if provider.get("worker_ips") == []:
+        yield "provider.worker_ips is empty; on one server alone, run the search there, without `ray up`"
+        return
     if missing := [name for name in ("head_ip", "worker_ips") if not provider.get(name)]:
         yield f"provider: {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} missing"
         return
@@ -43,6 +46,10 @@ def _addresses(provider: dict[str, Any]) -> Iterator[str]:
             yield f"{place} must be an address or a host name, got {shown(address)}"
         elif re.fullmatch(r"[\d.]+", address) and not _is_address(address):
             yield f"{place}: {address} is no IP address"
+        elif re.fullmatch(r"[\w.-]+:\d+", address):
+            yield f"{place}: {address} has a port; give the address alone, ssh finds its port in ~/.ssh/config"
+        elif place == "provider.head_ip" and _is_loopback(address):
+            yield f"{place}: {address} is what every host calls itself; give the address at which the workers reach it"
         elif place != "provider.head_ip" and address == head:
             yield f"{place}: {address} is the head_ip; the head runs no second node, so list other hosts only"
     twice = [worker for worker, times in Counter(map(str, workers)).items() if times > 1]
@@ -59,6 +66,10 @@ def _head(document: dict[str, Any]) -> Iterator[str]:
                 place = place_of([index], "head_start_ray_commands")
                 got = f"got {address}" if address else "it is missing"
                 yield f"{place}: --node-ip-address must be {head}, the provider.head_ip; {got}"
+
+
+def _is_loopback(text: str) -> bool:
+    return text == "localhost" or _is_address(text) and ipaddress.ip_address(text).is_loopback
 
 
 def _is_address(text: str) -> bool:

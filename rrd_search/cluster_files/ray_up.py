@@ -18,6 +18,7 @@ from rrd_search.cluster_files.commands import (
     network_problems,
     option,
     ray_starts,
+    set_up_problems,
     token_is_on,
     without_comments,
 )
@@ -72,6 +73,8 @@ def _shape(document: dict[str, Any]) -> Iterator[str]:
     auth = document.get("auth", {"ssh_user": "ubuntu"} if kind == "aws" else {})
     if isinstance(auth, dict) and not auth.get("ssh_user"):
         yield "auth.ssh_user is missing"
+    if isinstance(auth, dict) and str(auth.get("ssh_private_key", "")).endswith(".pub"):
+        yield f"auth.ssh_private_key: {auth['ssh_private_key']} is the public half; name the other file, without .pub"
     mounts = document.get("file_mounts")
     for remote, local in mounts.items() if isinstance(mounts, dict) else ():
         if not isinstance(local, str) or not local:
@@ -88,6 +91,7 @@ def _mounts(document: dict[str, Any]) -> Iterator[str]:
             near = did_you_mean(local, [path.name for path in Path().iterdir()])
             yield with_hint(f"{place_of([remote], 'file_mounts')}: there is no {local} in {Path.cwd()}", near)
     for place, text in _commands(document):
+        yield from set_up_problems(text, place)
         for found in re.finditer(r"(\S+)/cluster/node\.sh\b", text) if place.startswith("setup_commands") else ():
             missing = [name for name in sorted(PROJECT) if not {found[1], f"{found[1]}/{name}"} & mounts.keys()]
             yield from (f"file_mounts: {found[1]}/{name} is missing; {place} installs it" for name in missing)

@@ -5,7 +5,14 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from rrd_search.cluster_files.commands import job_problems, mlflow_hosts, network_problems, ray_starts, without_comments
+from rrd_search.cluster_files.commands import (
+    job_problems,
+    mlflow_hosts,
+    network_problems,
+    ray_starts,
+    storage_problems,
+    without_comments,
+)
 from rrd_search.cluster_files.findings import nearest, with_hint
 
 DIRECTIVE = "#SBATCH"
@@ -26,11 +33,11 @@ SHORT |= {"p": "partition", "A": "account", "q": "qos", "G": "gpus", "C": "const
 SHORT |= {"D": "chdir", "d": "dependency", "M": "clusters", "L": "licenses", "a": "array", "m": "distribution"}
 OPTION = re.compile(r"--([\w-]+)(?:(?:=|\s+)([^\s-]\S*))?|(?<!\S)-(\w)\s*(\S+)?")
 VALUES = {
-    "nodes": (r"\d+(-\d+)?", "a number such as 2, or a range such as 2-4"),
+    "nodes": (r"[1-9]\d*(-\d+)?", "a number such as 2, or a range such as 2-4"),
     "time": (r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}", "minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS, such as 24:00:00"),
     "signal": (r"([RB]{1,2}:)?(SIG)?\w+(@\d+)?", "such as B:TERM@120"),
     "cpus-per-task": (r"\d+", "a number"),
-    "ntasks-per-node": (r"\d+", "a number"),
+    "ntasks-per-node": (r"1", "1: one task starts Ray on a node, for all its CPUs and GPUs"),
     "gpus-per-node": (r"([\w.-]+:)?\d+(,[\w.-]+:\d+)*", "a number, or TYPE:NUMBER"),
 }
 
@@ -44,6 +51,8 @@ def is_batch_script(text: str) -> bool:
 
 
 def problems(text: str) -> list[str]:
+    if "\r" in text:
+        return ["lines end as on Windows (CR LF), which bash on the nodes refuses: sed -i 's/\\r$//' FILE"]
     if not re.match(r"#!.*\b(ba)?sh\b", text):
         return ["line 1 must be #!/usr/bin/env bash; Slurm refuses a script without it"]
     if wrong := [*_syntax(text)]:
@@ -109,6 +118,8 @@ def _commands(text: str) -> Iterator[str]:
             yield f"line {number}: mlflow needs an explicit --host 127.0.0.1"
     if "RRD_STORAGE=" not in bare and "--storage" not in bare:
         yield "`export RRD_STORAGE=...` is missing; the nodes need one place for all that is kept"
+    for found in re.finditer(r"\bRRD_STORAGE=[\"']?(?:\$\{RRD_STORAGE:-)?([^\s\"';}]+)", bare):
+        yield from storage_problems(found[1].replace("$PWD", "/HERE"), "RRD_STORAGE")
     if not re.search(r"\bpython3?\s+-m\s+rrd_search\.tune\b", bare):
         yield "python -m rrd_search.tune is missing; nothing would be searched"
 

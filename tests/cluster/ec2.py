@@ -13,7 +13,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
-from hosts import LAPTOP, NETWORK, ROOT, CommandFailed, Host, Hosts, await_true
+from hosts import LAPTOP, NETWORK, CommandFailed, Host, Hosts, await_true
+from machine import ROOT
 
 API = Path(__file__).parent / "ec2_api.py"
 ADDRESS, PORT = f"{NETWORK}.{LAPTOP}", 5577

@@ -23,9 +23,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from machine import NAMESPACES, program_path
+from machine import NAMESPACES, closed, hidden, program_path
 
-ROOT = Path(__file__).parent.parent.parent
 INIT = Path(__file__).parent / "host_init.py"
 NETWORK, LAPTOP = "10.77.0", 9  # the numbers of hosts are the last parts of their addresses
 NUMBERS = range(4, 60)
@@ -33,7 +32,6 @@ USER, UID = "rrd", 4242
 KEY = "id_rrd"  # in ~/.ssh of the laptop; all hosts let it in
 SHARED = "/mnt/rrd_search"
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-OWN = ("dev", "run", "tmp")  # folders of the root that are file systems of each host's
 PROCESSES = "exec ps -eo pid=,args="
 
 
@@ -269,8 +267,8 @@ class Host:
             "memory_bytes": self.hosts.memory_bytes,
             "mounts": {SHARED: str(self.hosts.folder / "shared")}
             | {at: str(of) for at, of in self.hosts.mounts.items()},
-            "visible": [str(needed) for needed in _needed() if _hidden(needed)],
-            "ways": [str(way) for way in _ways()],
+            "visible": hidden(),
+            "ways": closed(),
             "user": self.hosts.user,
             "uid": UID,
             "python": os.path.realpath(sys.executable),
@@ -279,23 +277,6 @@ class Host:
             "sshd": program_path("sshd"),
             "first_boot": self.hosts.first_boot,
         }
-
-
-def _needed() -> list[Path]:
-    """The folders of the machine that a host works with: the project and its interpreter."""
-    return sorted({ROOT, Path(sys.prefix), Path(sys.base_prefix)})
-
-
-def _hidden(needed: Path) -> bool:
-    """It lies on another file system than the machine's root, or where a host has one of its own."""
-    return needed.stat().st_dev != Path("/").stat().st_dev or needed.parts[1] in OWN
-
-
-def _ways() -> list[Path]:
-    """Folders above these that only some may enter."""
-    root = Path("/").stat().st_dev
-    above = {way for needed in _needed() for way in needed.resolve().parents if way.stat().st_dev == root}
-    return sorted(way for way in above if not way.stat().st_mode & 0o1)
 
 
 def _name(number: int) -> str:

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hosts import KEY, NETWORK, PATH, ROOT, Host, Hosts
+from hosts import KEY, NETWORK, PATH, Host, Hosts
+from machine import ROOT
 
 FILE = "on_prem.yaml"  # in the home folder
 HEAD = 10

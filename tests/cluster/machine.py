@@ -1,10 +1,14 @@
-"""What this machine must offer for hosts to be made of its namespaces."""
+"""What this machine must offer for hosts to be made of its namespaces, and what of it they show."""
 
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
+ROOT = Path(__file__).parent.parent.parent
+OWN = ("dev", "run", "tmp")  # folders of the root that are file systems of each host's
 NAMESPACES = ("--mount", "--uts", "--ipc", "--net", "--pid")
 PROGRAMS = ("ip", "sshd", "ssh", "ssh-keygen", "rsync", "tmux", "make")
 PACKAGES = "iproute2 openssh-server openssh-client rsync tmux make"
@@ -39,3 +43,21 @@ def check_machine() -> None:
 
 def program_path(name: str) -> str | None:
     return shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+
+
+def hidden() -> list[str]:
+    """What a host works with that is on another file system than the machine's root, or where it has one of its own."""
+    root = Path("/").stat().st_dev
+    return [str(one) for one in _needed() if one.stat().st_dev != root or one.parts[1] in OWN]
+
+
+def closed() -> list[str]:
+    """The folders above what a host works with that only some may enter."""
+    root = Path("/").stat().st_dev
+    above = {way for needed in _needed() for way in needed.resolve().parents if way.stat().st_dev == root}
+    return [str(way) for way in sorted(above) if not way.stat().st_mode & 0o1]
+
+
+def _needed() -> list[Path]:
+    """The project and its interpreter."""
+    return sorted({ROOT, Path(sys.prefix), Path(sys.base_prefix)})

@@ -16,7 +16,8 @@ import pytest
 import torch
 import yaml
 from ec2 import ADDRESS, ENVIRONMENT, IMAGE, PORT, REGION, Ec2, remember
-from hosts import ROOT, Host, Hosts, await_true
+from hosts import Host, Hosts, await_true
+from machine import ROOT
 
 from cluster.aws_account import GROUP, HEAD, WORKER
 from trainables.models import MODELS

@@ -97,8 +97,8 @@ def test_a_worker_may_use_the_bucket_and_nothing_else():
     there = f"arn:aws:s3:::{BUCKET}"
     assert {(action, one["Resource"]) for one in policy_of(WORKER) for action in one["Action"]} == {
         ("s3:ListBucket", there),
-        *((f"s3:{action}", f"{there}/*") for action in ("GetObject", "PutObject", "DeleteObject")),
-        ("s3:AbortMultipartUpload", f"{there}/*"),
+        *((f"s3:{action}", f"{there}/rrd_search/*") for action in ("GetObject", "PutObject", "DeleteObject")),
+        ("s3:AbortMultipartUpload", f"{there}/rrd_search/*"),
     }
 
 

@@ -49,6 +49,25 @@ def test_a_search_joins_the_cluster_that_the_machine_is_in(monkeypatch):
         chosen_cluster(None)
 
 
+def test_what_is_left_of_a_cluster_that_ended_holds_nobody_up(monkeypatch, tmp_path, caplog):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.delenv("RRD_STORAGE", raising=False)
+    monkeypatch.setattr("ray._private.utils.get_ray_address_file", lambda _: str(tmp_path / "ray_current_cluster"))
+    assert chosen_cluster(None) is None
+    with socket.create_server(("127.0.0.1", 0)) as there:
+        address = f"127.0.0.1:{there.getsockname()[1]}"
+        (tmp_path / "ray_current_cluster").write_text(address)
+        assert chosen_cluster(None) == address
+        with monkeypatch.context() as other:
+            other.setattr("os.getuid", lambda: -1)
+            assert chosen_cluster(None) is None, "another user's"
+    assert chosen_cluster(None) is None
+    assert f"{address}, does not answer" in caplog.text
+    monkeypatch.setenv("RRD_STORAGE", "s3://BUCKET/rrd_search")
+    with pytest.raises(ValueError, match="no Ray cluster answers there"):
+        chosen_cluster(None)  # a node of a cluster
+
+
 def test_a_trial_that_fits_nowhere_is_refused():
     nodes = [{"CPU": 4, "GPU": 1}, {"CPU": 4, "GPU": 2}]
     check_fits(Resources(workers=3, gpus_per_worker=1), nodes, "the cluster")
