@@ -18,8 +18,8 @@ from rrd_search.record import Recorder
 from rrd_search.search import Plan, SearchRun
 from rrd_search.space import Space
 from rrd_search.tuner import run_trials
-from trainables.group import Resources
 from trainables.places import Places
+from trainables.resources import Resources
 
 CLOSE_SECONDS = 120.0  # for what MLflow has not taken at the end
 

@@ -31,8 +31,8 @@ from rrd_search.progress import Progress
 from rrd_search.record import Recorder
 from rrd_search.search import Plan, SearchRun
 from rrd_search.space import load_space
-from trainables.group import Resources
 from trainables.places import Places
+from trainables.resources import Resources
 
 GPUS_OF_A_NODE = 8
 TUNE_REPORT_SECONDS = 0.004  # of the driver's processor, for Tune's own part of a report

@@ -12,7 +12,7 @@ import ray
 import torch
 
 from rrd_search.node_types import NODE_GROUP, NONE, read_node_types
-from trainables.group import Resources
+from trainables.resources import Resources
 
 CONNECT_SECONDS = 10.0
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it

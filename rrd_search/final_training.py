@@ -20,8 +20,8 @@ from rrd_search.request import held
 from rrd_search.tracking import shown_uri
 from trainables.config import TrialConfig
 from trainables.data.parts import load_training
-from trainables.group import Resources
 from trainables.mirror import Mirror
+from trainables.resources import Resources
 from trainables.result import FILES, Report, finished_report
 from trainables.teacher import TeacherFile, load_teacher, make_teacher, stored_teacher, with_weights
 from trainables.trial import run

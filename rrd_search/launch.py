@@ -26,9 +26,9 @@ from rrd_search.students import forget_stopped
 from rrd_search.tuner import run_trials
 from trainables.config import TrialConfig
 from trainables.data.parts import load_training
-from trainables.group import Resources
 from trainables.mirror import Mirror
 from trainables.places import Places
+from trainables.resources import Resources
 from trainables.teacher import TeacherFile, TeacherProgress, load_teacher, make_teacher, stored_teacher
 from trainables.teacher_table import table_bytes
 

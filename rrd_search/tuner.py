@@ -13,12 +13,10 @@ from ray.tune.search import Searcher
 
 from rrd_search.early_stopping import METRIC
 from rrd_search.search import SearchRun, TookTooLong
-from trainables.group import Resources
 from trainables.interrupts import start_interrupts
+from trainables.resources import placement
 from trainables.trial import Trial
 
-WAITING_BYTES = 2**20  # a process that only waits; Ray counts this, and limits nothing by it
-OF_NODE = 0.0001  # of the 1.0 that Ray gives every node of its own name: the smallest share
 NEVER = "1000000"  # seconds: the study is what a search resumes from, so Tune need not save its own state
 SETTINGS = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -48,7 +46,7 @@ def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> Non
 
 def _tuner(run: SearchRun, trial_class: type[tune.Trainable], own: str) -> tune.Tuner:
     return tune.Tuner(
-        tune.with_resources(trial_class, _request),
+        tune.with_resources(trial_class, placement),
         tune_config=tune.TuneConfig(
             num_samples=-1,
             search_alg=_Suggest(run),
@@ -64,17 +62,6 @@ def _tuner(run: SearchRun, trial_class: type[tune.Trainable], own: str) -> tune.
             verbose=0,
         ),
     )
-
-
-def _request(config: dict[str, Any]) -> tune.PlacementGroupFactory:
-    """What a trial takes of the cluster. The workers of a TorchTrainer bring their own placement group; the trial that
-    waits for them takes no CPU, and Tune wants it to take something. It waits on the driver's node: on another one it
-    could be lost together with the waiting processes of all other trials, however far away their workers are."""
-    room = Resources(**config["room"])
-    if room.workers == 1:
-        return tune.PlacementGroupFactory([{"CPU": float(room.cpus_per_worker), "GPU": float(room.gpus_per_worker)}])
-    here = f"node:{ray.util.get_node_ip_address()}"
-    return tune.PlacementGroupFactory([{"memory": float(WAITING_BYTES), here: OF_NODE}])
 
 
 class _Driver:

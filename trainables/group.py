@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import threading
-from dataclasses import dataclass
 from queue import Empty
 from typing import Any
 
@@ -21,6 +20,7 @@ from ray.util.queue import Queue
 from trainables import cpu
 from trainables.interrupts import Heard, on_this_node, start_interrupts
 from trainables.mirror import Mirror
+from trainables.resources import Resources
 from trainables.result import Report, earlier_report
 from trainables.whole_file import write_whole
 from trainables.worker import Task, Worker
@@ -38,15 +38,6 @@ OUT_OF_MEMORY, REFUSED = "out of memory", "cannot be trained"  # kinds of errors
 REFUSAL = "refused.json"  # in the trial's folder
 NO_MEMORY = ("out of memory", "can't allocate memory")  # as PyTorch, cuDNN and the CPU's allocator say it
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Resources:
-    """Of one trial: its workers, and what each of them takes. Without GPUs, a worker has one thread a CPU."""
-
-    workers: int = 1
-    cpus_per_worker: int = 1
-    gpus_per_worker: float = 0
 
 
 class Group:

@@ -13,11 +13,12 @@ from ray import tune
 
 from trainables import cpu
 from trainables.config import TrialConfig
-from trainables.group import OUT_OF_MEMORY, Group, Resources, refused
+from trainables.group import OUT_OF_MEMORY, Group, refused
 from trainables.interrupts import Heard
 from trainables.loop import Interrupted
 from trainables.materials import Materials
 from trainables.places import Places
+from trainables.resources import Resources
 from trainables.result import Report, earlier_report
 from trainables.worker import Task, Worker
 

@@ -69,7 +69,7 @@ def _head(document: dict[str, Any]) -> Iterator[str]:
 
 
 def _is_loopback(text: str) -> bool:
-    return text == "localhost" or _is_address(text) and ipaddress.ip_address(text).is_loopback
+    return text == "localhost" or (_is_address(text) and ipaddress.ip_address(text).is_loopback)
 
 
 def _is_address(text: str) -> bool:

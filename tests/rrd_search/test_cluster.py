@@ -6,7 +6,7 @@ import pytest
 
 from rrd_search.cluster import check_fits, chosen_cluster, workers_that_fit
 from rrd_search.node_types import node_types, read_node_types
-from trainables.group import Resources
+from trainables.resources import Resources
 
 CONFIG = {
     "head_node_type": "head",
