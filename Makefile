@@ -5,6 +5,7 @@ EXTRAS ?= test
 FILE ?= cluster.yaml cluster/on_prem.yaml cluster/kuberay.yaml cluster/slurm.sh
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(EXTRAS)
+ANY := $(or $(firstword $(wildcard .venv/installed-*)),$(INSTALLED))
 CLUSTERS := tests/cluster/test_on_prem.py tests/cluster/test_aws.py
 
 .PHONY: tune test cluster-test faults install lint bench ui cluster-check clean
@@ -34,11 +35,11 @@ lint: install  ## style, types, import order
 bench: install  ## the suite of benchmarks, as ratios; the last table is in build/benchmarks.md
 	$(BIN)/python -m benchmarks
 
-ui: install  ## browse the recorded searches on http://127.0.0.1:5000
+ui: $(ANY)  ## browse the recorded searches on http://127.0.0.1:5000
 	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false $(BIN)/mlflow server --host 127.0.0.1 --port 5000 --workers 1 \
 	    --backend-store-uri sqlite:///$(STORAGE)/mlflow.db --artifacts-destination $(STORAGE)/mlartifacts
 
-cluster-check: install  ## what is wrong with cluster files, before anything is paid for: make cluster-check FILE=cluster.yaml
+cluster-check: $(ANY)  ## what is wrong with cluster files, before anything is paid for: make cluster-check FILE=cluster.yaml
 	@$(BIN)/python -m rrd_search.cluster_check $(FILE)
 
 install: $(INSTALLED)  ## into .venv; EXTRAS=aws instead of what the tests need

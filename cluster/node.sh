@@ -37,7 +37,9 @@ for program in make tmux; do
     command -v $program > /dev/null || packages+=($program)
 done
 if [ ${#packages[@]} -gt 0 ]; then
-    sudo apt-get update -qq
-    sudo apt-get install -y -qq --no-install-recommends "${packages[@]}"
+    wait=(-o DPkg::Lock::Timeout=300)  # a machine that has just booted installs things of its own
+    if command -v cloud-init > /dev/null; then cloud-init status --wait > /dev/null || true; fi
+    sudo apt-get "${wait[@]}" update -qq
+    sudo apt-get "${wait[@]}" install -y -qq --no-install-recommends "${packages[@]}"
 fi
 make -C ~/rrd_search install EXTRAS=aws

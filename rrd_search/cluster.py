@@ -1,9 +1,11 @@
 """The Ray that a search runs on: this machine's own, or a running cluster; and what fits on its nodes."""
 
+import contextlib
 import logging
 import os
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +17,7 @@ from rrd_search.node_types import NODE_GROUP, NONE, read_node_types
 from trainables.resources import Resources
 
 CONNECT_SECONDS = 10.0
+JOIN_SECONDS = 600.0
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 THIS_MACHINE = "local"  # an address: no cluster
 _LOG = logging.getLogger(__name__)
@@ -43,7 +46,9 @@ class Cluster:
             ray.init(**options)
         except (ConnectionError, ValueError, TimeoutError) as error:
             raise ValueError(f"--address {self.address}: no Ray cluster answers there ({_line(error)})") from error
-        if self.address is not None:
+        if self.address is None:
+            _close_token()
+        else:
             own, head = ray.get_runtime_context(), ray.get_runtime_context().gcs_address.rpartition(":")[0]
             here = {node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own.get_node_id()}
             self._node_types = read_node_types(on_head=head in here)
@@ -56,10 +61,30 @@ class Cluster:
         """What each node that is alive holds."""
         return [node["Resources"] for node in ray.nodes() if node["Alive"]]
 
+    def await_servers(self, say: Callable[[str], None]) -> None:
+        """Own servers join one by one, long after `ray up` has returned where they have yet to install the project.
+        Wait for those that its file names, but not for ever."""
+        expected, deadline = 1 + self._node_types.own, time.monotonic() + JOIN_SECONDS
+        there = 0
+        while (now := len(self.nodes())) < expected and time.monotonic() < deadline:
+            if now != there:
+                minutes = f"{JOIN_SECONDS / 60:.0f} minutes"
+                say(f"{now} of {expected} servers have joined; waiting up to {minutes} for the rest ...")
+            there = now
+            time.sleep(1)
+        if now < expected and self._node_types.own:
+            say(f"going on with {now} of {expected} servers; the others are taken when they join")
+
     def startable(self) -> list[dict[str, float]]:
         """What each node holds that an autoscaler could start beside them."""
         alive = [node.get("Labels", {}).get(NODE_GROUP, "") for node in ray.nodes() if node["Alive"]]
         return self._node_types.startable(alive)
+
+
+def _close_token() -> None:
+    """Ray makes it readable for everybody, and `ray up` later takes the same one for a cluster."""
+    with contextlib.suppress(OSError):  # there is none, where the environment has it
+        Path("~/.ray/auth_token").expanduser().chmod(0o600)
 
 
 def chosen_cluster(address: str | None) -> str | None:
@@ -118,7 +143,7 @@ def has_room(resources: Resources, nodes: list[dict[str, float]]) -> bool:
 
 
 def draining_nodes() -> set[str]:
-    """The ids of nodes that are about to be taken away: a spot instance with its notice, or one that scales down."""
+    """The ids of nodes that are about to be taken away: those that Ray drains, as when they scale down."""
     return set(ray._private.state.state.get_draining_nodes())
 
 

@@ -5,7 +5,7 @@ import json
 import platform
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -42,6 +42,7 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--storage", default=default_storage(), help="the search's storage: a folder, or a URI")
     parser.add_argument("--output", type=Path, default=Path("best"), help="a new folder, or an earlier export")
     parser.add_argument("--trial", metavar="ID", help="default: the best")
+    parser.add_argument("--data-root", type=Path, help="folder of downloaded datasets; default: the search's")
     options = parser.parse_args(arguments)
     if not NAME.fullmatch(options.name):
         raise ValueError(f"--name must be letters, digits, '.', '_' and '-', at most 100, got {options.name!r}")
@@ -52,11 +53,19 @@ def main(arguments: list[str]) -> int:
 
     places = places_of(options.storage)
     bring(places, options.name)
+    places = replace(places, data_root=_data_root(options.data_root, places.storage / options.name))
     trial = chosen_trial(read_trials(places.storage / options.name), options.trial)
     output = export_trial(options.name, places, trial, options.output, say)
     say(f"{options.output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     say(f"next:  python -m rrd_search.train {options.output} --storage {options.storage}")
     return 0
+
+
+def _data_root(given: Path | None, folder: Path) -> Path:
+    """That of the search, where this machine has it; another machine's may be anywhere."""
+    begun = read_search_file(folder)
+    root = given or (Path(begun.data_root) if begun is not None else Path("data"))
+    return root.absolute() if given or root.is_dir() else Path("data").absolute()
 
 
 def export_trial(
@@ -118,7 +127,7 @@ def _read_source(search: str, places: Places, trial: TrialRecord) -> _Source:
         begun=begun,
         folder=folder,
         report=report,
-        images=load_training(config.data, places.storage, Path(begun.data_root)),
+        images=load_training(config.data, places.storage, places.data_root),
         teacher=stored_teacher(config, places) if taught else None,
     )
 

@@ -92,6 +92,7 @@ class FinalTraining:
         self._say("starting Ray ..." if self.address is None else f"joining the cluster at {self.address} ...")
         with Cluster(self.address) as cluster:
             if self.address is not None:
+                cluster.await_servers(self._say)
                 self.resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
             yield
 

@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 
 from rrd_search.begun import close, end_search, finished, open_study, send_rest, with_teacher
-from rrd_search.cluster import Cluster, check_fits, chosen_cluster, settled, this_machine
+from rrd_search.cluster import Cluster, check_fits, chosen_cluster, has_room, settled, this_machine
 from rrd_search.optuna_searcher import Study
 from rrd_search.packing import Measured, choose, preflight
 from rrd_search.progress import Progress, percent, redraws
@@ -42,12 +42,13 @@ class Launch:
         self.options = request.options
         self.started = time.time()
         self.address: str | None = None  # of a cluster; None: this machine alone
+        self.cluster = Cluster(None)
 
     def run(self) -> int:
         """Run what is left of the search. The exit code: that of the signal that stopped it, else 0."""
         self.address = chosen_cluster(self.options.address)
         self._say_what()
-        cluster = Cluster(self.address)
+        cluster = self.cluster = Cluster(self.address)
         with contextlib.ExitStack() as stack:
             if self.address is None:  # everything about it is known before Ray is started
                 resources = self._resources([this_machine()], "this machine")
@@ -58,6 +59,7 @@ class Launch:
             else:
                 self.console.print(f"joining the cluster at {self.address} ...", highlight=False)
                 stack.enter_context(cluster)
+                cluster.await_servers(self._say)
                 resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
                 facts = self._teacher(resources)
                 resources = self._packed(resources, facts)
@@ -74,6 +76,9 @@ class Launch:
         if len(run.space_errors) >= SPACE_ERRORS:
             raise ValueError(run.space_errors[-1])
         return code
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _say_what(self) -> None:
         base, places = self.space.base, self.request.places
@@ -156,6 +161,8 @@ class Launch:
         if self.address is None:
             yield from make_teacher(base, places, torch.device("cuda" if resources.gpus_per_worker else "cpu"))
             return
+        if not has_room(replace(resources, workers=1), self.cluster.nodes()):
+            self._say("waiting for a node to train the teacher on ...")
         task: Any = ray.remote(_make_teacher_there)
         request = {"num_cpus": resources.cpus_per_worker, "num_gpus": min(resources.gpus_per_worker, 1)}
         for said in task.options(**request, num_returns="streaming").remote(base, places):

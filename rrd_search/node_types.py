@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 BOOTSTRAP = Path("~/ray_bootstrap_config.yaml")  # written on the head by `ray up`, with what each type holds filled in
+NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")  # of a pod
 NODE_GROUP = "ray.io/node-group"  # label of a node: its type
 
 
@@ -20,6 +21,7 @@ class NodeTypes:
     holds: dict[str, dict[str, float]]  # what a node of each type holds
     most_of: dict[str, int]
     most: int
+    own: int = 0  # servers of one's own beside the head, which do not come and go
 
     def startable(self, alive: Sequence[str]) -> list[dict[str, float]]:
         """What each node holds that could be started beside those that are alive, of which the types are given."""
@@ -40,7 +42,7 @@ def read_node_types(on_head: bool) -> NodeTypes:
     if os.environ.get("RAY_CLUSTER_NAME") and os.environ.get("KUBERNETES_SERVICE_HOST"):
         from ray.autoscaler._private.kuberay.autoscaling_config import AutoscalingConfigProducer
 
-        namespace = os.environ.get("RAY_CLUSTER_NAMESPACE", "default")
+        namespace = NAMESPACE.read_text().strip() if NAMESPACE.is_file() else "default"
         return node_types(AutoscalingConfigProducer(os.environ["RAY_CLUSTER_NAME"], namespace)())
     return NONE
 
@@ -56,4 +58,5 @@ def node_types(config: dict[str, Any]) -> NodeTypes:
         holds={name: dict(kind["resources"]) for name, kind in workers.items()},
         most_of={name: int(kind.get("max_workers", 0)) for name, kind in workers.items()},
         most=int(config.get("max_workers", 0)),
+        own=int(config.get("max_workers", 0)) if config.get("provider", {}).get("type") == "local" else 0,
     )

@@ -156,14 +156,19 @@ class SearchRun:
         return capacity
 
     def begun(self, tune_id: str) -> None:
-        """A trial has its process, on a node."""
-        proposal = self._running[tune_id]
+        """A trial has its process. That of several workers only waits for them, and says so with its first report."""
+        if self.plan.resources.workers == 1:
+            self._begun(self._running[tune_id])
+
+    def _begun(self, proposal: Proposal) -> None:
         self._started[proposal.trial_id] = time.monotonic()
         self.progress.begun(proposal.trial_id)
 
     def heard(self, tune_id: str, result: dict[str, Any]) -> None:
         """Epochs of a trial. What was heard before, by this process or an earlier one, is not heard again."""
         proposal = self._running[tune_id]
+        if self.progress.running[proposal.trial_id].state != "running":
+            self._begun(proposal)
         if (notice := result.get("notice")) and (proposal.trial_id, notice) not in self._noticed:
             self._noticed.add((proposal.trial_id, notice))
             self.progress.say(f"trial {proposal.trial_id}: {notice}")

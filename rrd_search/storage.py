@@ -8,13 +8,15 @@ import hashlib
 import json
 import os
 import re
+import sys
 import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from rrd_search.study_snapshot import SNAPSHOT, read_snapshot
 from trainables.mirror import SCHEME, Mirror, open_store
@@ -28,6 +30,9 @@ NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "a
 }  # kinds of file systems
 BEAT_SECONDS = 20.0
 DEAD_SECONDS = 90.0  # without a beat, after which the driver counts as gone
+LOOK_SECONDS = 5.0  # between two looks at the beat of another one
+CLAIM_SECONDS = 2.0  # in which a claim is seen by others that look
+TAKEN_OVER = 1  # exit code
 
 
 def places_of(storage: str, data_root: Path = Path("data"), table_gb: float = 20.0) -> Places:
@@ -92,24 +97,23 @@ def bring(places: Places, name: str) -> None:
 
 
 @contextmanager
-def held_there(places: Places, name: str) -> Iterator[None]:
-    """Keep the drivers of other machines off the search. ValueError names the one that has it."""
+def held_there(places: Places, name: str, say: Callable[[str], None]) -> Iterator[None]:
+    """Keep the drivers of other machines off the search. ValueError names the one that has it; one that died is waited
+    out. A store has no locks: of two that begin at once the later word counts, and who finds another's word in place of
+    its own ends at once, before anything that it thinks to be true is written there."""
     mirror, holder = Mirror(places), places.storage / name / HOLDER
     if not mirror.exists:
         yield
         return
-    mirror.pull(holder)
-    known = holder_of(holder.parent)
-    if known.get("machine") not in (None, _this_machine()) and time.time() - known["beat"] < DEAD_SECONDS:
-        left = DEAD_SECONDS - (time.time() - known["beat"])
-        raise ValueError(
-            f"{name} is being run by process {known['pid']} on {known['host']}; "
-            f"if that has died, try again in {left:.0f} s"
-        )
+    _wait_out(mirror, holder, name, say)
     bring(places, name)
+    claim = {"machine": _this_machine(), "host": os.uname().nodename, "pid": os.getpid(), "claim": uuid.uuid4().hex}
+    _tell(mirror, holder, claim, time.time())
+    time.sleep(CLAIM_SECONDS)
+    if (other := _other(mirror, holder, claim)) is not None:
+        raise ValueError(f"{name} was begun at the same moment by process {other['pid']} on {other['host']}")
     ended = threading.Event()
-    beating = threading.Thread(target=_beat, args=(mirror, holder, ended), daemon=True)
-    _tell(mirror, holder, time.time())
+    beating = threading.Thread(target=_beat, args=(mirror, holder, claim, ended), daemon=True)
     beating.start()
     try:
         yield
@@ -117,18 +121,49 @@ def held_there(places: Places, name: str) -> Iterator[None]:
         ended.set()
         beating.join()
         with contextlib.suppress(OSError):
-            _tell(mirror, holder, 0.0)
+            if _other(mirror, holder, claim) is None:
+                _tell(mirror, holder, claim, 0.0)
 
 
-def _beat(mirror: Mirror, holder: Path, ended: threading.Event) -> None:
+def _wait_out(mirror: Mirror, holder: Path, name: str, say: Callable[[str], None]) -> None:
+    """Until the driver of another machine that has not said goodbye is surely dead; ValueError where it is alive."""
+    mirror.pull(holder)
+    known = holder_of(holder.parent)
+    if known.get("machine") in (None, _this_machine()):
+        return
+    who = f"process {known['pid']} on {known['host']}"
+    seconds = DEAD_SECONDS - (time.time() - known["beat"])
+    if seconds > 0:
+        say(f"{who} ran {name} last, and has not ended it: waiting up to {seconds:.0f} s for its next sign of life ...")
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        time.sleep(LOOK_SECONDS)
+        mirror.pull(holder)
+        if (now := holder_of(holder.parent)) != known:
+            if now["beat"] == 0:
+                return  # it has ended
+            raise ValueError(f"{name} is being run by process {now['pid']} on {now['host']}")
+
+
+def _beat(mirror: Mirror, holder: Path, claim: dict[str, Any], ended: threading.Event) -> None:
     while not ended.wait(BEAT_SECONDS):
         with contextlib.suppress(OSError):  # the next one may arrive
-            _tell(mirror, holder, time.time())
+            if (other := _other(mirror, holder, claim)) is not None:
+                who = f"process {other['pid']} on {other['host']}"
+                print(f"error: this machine was not heard of for long, and {who} has taken over", file=sys.stderr)
+                os._exit(TAKEN_OVER)
+            _tell(mirror, holder, claim, time.time())
 
 
-def _tell(mirror: Mirror, holder: Path, beat: float) -> None:
-    told = {"machine": _this_machine(), "host": os.uname().nodename, "pid": os.getpid(), "beat": beat}
-    write_whole(holder, json.dumps(told).encode())
+def _other(mirror: Mirror, holder: Path, claim: dict[str, Any]) -> dict[str, Any] | None:
+    """Whose word is there, where it is not this process's."""
+    mirror.pull(holder)
+    known = holder_of(holder.parent)
+    return known if known.get("claim") != claim["claim"] else None
+
+
+def _tell(mirror: Mirror, holder: Path, claim: dict[str, Any], beat: float) -> None:
+    write_whole(holder, json.dumps({**claim, "beat": beat}).encode())
     mirror.push(holder)
 
 

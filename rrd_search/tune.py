@@ -14,8 +14,9 @@ from rrd_search.warm_start import check_source
 
 def main(arguments: list[str]) -> int:
     request = read_request(parser().parse_args(arguments))
-    with held(request.folder), held_there(request.places, request.name):
-        return search(request, Console())
+    console = Console()
+    with held(request.folder), held_there(request.places, request.name, lambda line: console.print(line, markup=False)):
+        return search(request, console)
 
 
 def search(request: Request, console: Console) -> int:

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from rrd_search.cluster import check_fits, chosen_cluster, workers_that_fit
+from rrd_search.cluster import Cluster, check_fits, chosen_cluster, workers_that_fit
 from rrd_search.node_types import node_types, read_node_types
 from trainables.resources import Resources
 
@@ -76,3 +76,21 @@ def test_a_trial_that_fits_nowhere_is_refused():
     with pytest.raises(ValueError, match="--workers-per-trial 4: at most 3 such workers fit on the cluster"):
         check_fits(Resources(workers=4, gpus_per_worker=1), nodes, "the cluster")
     assert workers_that_fit(Resources(gpus_per_worker=0.1), [{"CPU": 16, "GPU": 1}]) == 10
+
+
+def test_own_servers_are_waited_for(monkeypatch):
+    there = iter([1, 1, 2, 3])
+    cluster = Cluster(None)
+    cluster._node_types = node_types({"max_workers": 2, "provider": {"type": "local"}})
+    monkeypatch.setattr(Cluster, "nodes", lambda self: next(there) * [{"CPU": 1.0}])
+    monkeypatch.setattr("rrd_search.cluster.time.sleep", lambda seconds: None)
+    said = []
+    cluster.await_servers(said.append)
+    assert [line.partition(";")[0] for line in said] == ["1 of 3 servers have joined", "2 of 3 servers have joined"]
+    monkeypatch.setattr("rrd_search.cluster.JOIN_SECONDS", -1.0)
+    monkeypatch.setattr(Cluster, "nodes", lambda self: [{"CPU": 1.0}])
+    cluster.await_servers(said.append)
+    assert said[-1].startswith("going on with 1 of 3 servers")
+    cluster._node_types = node_types({"max_workers": 2, "provider": {"type": "aws"}})
+    cluster.await_servers(said.append)
+    assert len(said) == 3, "nodes that come and go are not waited for"

@@ -1,0 +1,48 @@
+"""What the two READMEs tell people to type: whole commands, with options that there are."""
+
+import argparse
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from rrd_search import final_request, request
+
+ROOT = Path(__file__).parent.parent
+BLOCKS = [
+    (file, block.replace("\\\n", " "))
+    for file in ("README.md", "cluster/README.md")
+    for block in re.findall(r"```bash\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
+]
+PARSERS = {"tune": request.parser, "train": final_request.parser}
+
+
+@pytest.mark.parametrize(("file", "block"), BLOCKS, ids=[f"{file} {block[:30]!r}" for file, block in BLOCKS])
+def test_commands_are_whole(file: str, block: str) -> None:
+    """Ray hands what it is given to a shell on the head: a line's end within quotes would end the command there."""
+    words = shlex.split(block, comments=True)
+    assert not [word for word in words if "\n" in word]
+
+
+def test_options_are_there() -> None:
+    found = 0
+    for _, block in BLOCKS:
+        lines = block.splitlines()
+        for line in lines + [
+            word for line in lines for word in shlex.split(line, comments=True) if "rrd_search." in word
+        ]:
+            words = shlex.split(line, comments=True)
+            for name, parser in PARSERS.items():
+                module = f"rrd_search.{name}"
+                if words[1:2] == ["-m"] and module in words:
+                    options = parser().parse_args(words[words.index(module) + 1 :])
+                    assert isinstance(options, argparse.Namespace)
+                    found += 1
+    assert found >= 3
+
+
+def test_links_lead_somewhere() -> None:
+    for file in ("README.md", "cluster/README.md"):
+        for link in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / file).read_text()):
+            assert ((ROOT / file).parent / link).exists(), link
