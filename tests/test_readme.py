@@ -28,10 +28,9 @@ def test_commands_are_whole(file: str, block: str) -> None:
 def test_options_are_there() -> None:
     found = 0
     for _, block in BLOCKS:
-        lines = block.splitlines()
-        for line in lines + [
-            word for line in lines for word in shlex.split(line, comments=True) if "rrd_search." in word
-        ]:
+        typed = block.splitlines()
+        typed += [word for line in block.splitlines() for word in shlex.split(line, comments=True) if " -m " in word]
+        for line in typed:
             words = shlex.split(line, comments=True)
             for name, parser in PARSERS.items():
                 module = f"rrd_search.{name}"
