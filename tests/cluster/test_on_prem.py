@@ -5,8 +5,8 @@ import json
 import re
 import subprocess
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,17 +38,20 @@ def test_a_search_on_own_servers(tmp_path: Path, timed: Timed) -> None:
         laptop.host.run("ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
         with timed("ray up"):
             laptop.ray(f"up -y ~/{FILE}")
+        search = ClusterSearch(laptop)  # it waits for the other hosts, which `ray up` does not
         with timed("until all hosts have joined, with the code that ray up brought"):
             check_nodes(laptop)
         with timed("what listens, and what is readable"):
             check_closed(laptop)
         intruders = start_intruders(laptop, tmp_path)
-        check_search(laptop, timed)
+        check_search(laptop, search, timed)
         check_intruders(intruders)
         with timed("export, and the student on the laptop"):
             laptop.exec(EXPORT)
             laptop.ray(f"rsync-down ~/{FILE} '~/best/' ~/best/")
             assert laptop.host.run(f'python -c "import torch; {LOADED}"').strip() == "torch.Size([2, 10])"
+        with timed("another search, as a job"):
+            check_job(laptop)
         with timed("a host is taken out"):
             check_taken_out(laptop, laptop.workers[-1])
         with timed("down"):
@@ -107,12 +110,12 @@ def check_intruders(intruders: dict[Path, subprocess.Popen]) -> None:
         assert json.loads(log.read_text().splitlines()[-1]) == "refused: ConnectionError"
 
 
-def check_search(laptop: Laptop, timed: Timed) -> None:
+def check_search(laptop: Laptop, search: ClusterSearch, timed: Timed) -> None:
     """With one host powered off in the middle of a trial, another one added, and one cut off for ten seconds."""
     hosts = laptop.hosts
     with timed("search: until a trial is in the middle"):
-        search = ClusterSearch(laptop)
         lost = search.await_training(PATIENCE)
+    assert "servers have joined; waiting" in search.said
     assert "Interrupts" in actors_on(laptop.head), "it would be lost with another host"
     lost.host.power_off()
     with timed("search: another host joins"):
@@ -137,10 +140,8 @@ def check_search(laptop: Laptop, timed: Timed) -> None:
 
 def check_recorded(laptop: Laptop, search: ClusterSearch) -> None:
     """Every trial and reference has one run, finished, with the whole curve that lies in the storage."""
-    tunnel = laptop.host.start(f"cd {ROOT} && exec ray attach ~/{FILE} -p 5000", laptop.hosts.folder / "tunnel.log")
-    await_true("a tunnel", lambda: 5000 in {one.port for one in listeners(laptop.host)}, PATIENCE)
-    told = laptop.host.run(f"python {HERE}/recorded.py http://127.0.0.1:5000 {NAME}", seconds=PATIENCE)
-    tunnel.kill()
+    with tunnel(laptop, 5000):
+        told = laptop.host.run(f"python {HERE}/recorded.py http://127.0.0.1:5000 {NAME}", seconds=PATIENCE)
     recorded = json.loads(told.splitlines()[-1])
     (parent,) = [run for run in recorded["runs"] if run["parent"] is None]
     assert parent["status"] == "FINISHED"
@@ -152,6 +153,25 @@ def check_recorded(laptop: Laptop, search: ClusterSearch) -> None:
         assert [step for step, _ in sorted(run["curve"])] == list(range(1, EPOCHS + 1))
         assert dict(map(tuple, run["curve"])) == curves[run["trial"]]
     assert recorded["models"] == [NAME], search.said  # the best student
+
+
+@contextmanager
+def tunnel(laptop: Laptop, port: int) -> Iterator[None]:
+    """The head's port is the laptop's own."""
+    log = laptop.hosts.folder / f"tunnel-{port}.log"
+    there = laptop.host.start(f"cd {ROOT} && exec ray attach ~/{FILE} -p {port}", log)
+    await_true("a tunnel", lambda: port in {one.port for one in listeners(laptop.host)}, PATIENCE)
+    yield
+    there.kill()
+
+
+def check_job(laptop: Laptop) -> None:
+    command = "python -m rrd_search.tune quickstart --name by-job --trials 1 --epochs 1 --teacher resnet8"
+    with tunnel(laptop, 8265):
+        submit = "RAY_ADDRESS=http://127.0.0.1:8265 ray job submit --"
+        said = laptop.host.run(f"{submit} {command} --set teacher.epochs=2 --scheduler none", seconds=PATIENCE)
+    assert "by-job: 1 trials, 1 complete" in said
+    assert "succeeded" in said
 
 
 def check_taken_out(laptop: Laptop, number: int) -> None:
