@@ -13,13 +13,18 @@ esac
 folder=~/mlflow
 mkdir -p -m 700 $folder
 tmux -L mlflow has-session 2> /dev/null && exit 0
+if (exec 3<> /dev/tcp/127.0.0.1/5000) 2> /dev/null; then
+    echo "mlflow.sh: another program has port 5000 of $(hostname)" >&2
+    exit 1
+fi
 export MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false
 tmux -L mlflow new-session -d "exec mlflow server --host 127.0.0.1 --port 5000 --workers 2 \
     --backend-store-uri sqlite:///$folder/mlflow.db --artifacts-destination '${artifacts%%\?*}/mlartifacts' \
     >> $folder/server.log 2>&1"
-for second in {1..60}; do
-    curl -fs -o /dev/null http://127.0.0.1:5000/health && tmux -L mlflow has-session 2> /dev/null && exit 0
+for second in {1..120}; do
+    (exec 3<> /dev/tcp/127.0.0.1/5000) 2> /dev/null && exit 0
+    tmux -L mlflow has-session 2> /dev/null || break
     sleep 1
 done
-echo "mlflow.sh: no server on port 5000 within a minute: $(tail -n 3 $folder/server.log)" >&2
+echo "mlflow.sh: the server did not start: $(tail -n 3 $folder/server.log)" >&2
 exit 1

@@ -7,7 +7,7 @@ from typing import Any
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.train import WorkerGroupError
 
-from trainables.group import OUT_OF_MEMORY
+from trainables.refusal import OUT_OF_MEMORY
 from trainables.trial import Leaving
 
 PREEMPTED, HUNG, NODE_LOST, DIED, ERROR = "preempted", "stood still", "node lost", "process died", "error"

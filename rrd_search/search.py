@@ -19,10 +19,10 @@ from rrd_search.retold import tell_epoch, trial_tags
 from rrd_search.signals import Signals
 from rrd_search.students import Students, forget_trial, trial_folder
 from rrd_search.study_snapshot import SNAPSHOT, Snapshot
-from trainables.group import OUT_OF_MEMORY
 from trainables.interrupts import EVERYONE
 from trainables.mirror import Mirror
 from trainables.places import Places
+from trainables.refusal import OUT_OF_MEMORY
 from trainables.resources import Resources
 from trainables.watchdog import HANG_SECONDS
 from trainables.worker import ENDED_AT, take_stack

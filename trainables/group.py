@@ -20,6 +20,7 @@ from ray.util.queue import Queue
 from trainables import cpu
 from trainables.interrupts import Heard, on_this_node, start_interrupts
 from trainables.mirror import Mirror
+from trainables.refusal import OUT_OF_MEMORY, refused
 from trainables.resources import Resources
 from trainables.result import Report, earlier_report
 from trainables.whole_file import write_whole
@@ -34,9 +35,7 @@ SETTINGS = {
 }
 STOP_SECONDS = 60  # in which all ranks end their epoch and the trainer returns
 RESTARTS = 2  # of the workers of a trial, after one of them died
-OUT_OF_MEMORY, REFUSED = "out of memory", "cannot be trained"  # kinds of errors
 REFUSAL = "refused.json"  # in the trial's folder
-NO_MEMORY = ("out of memory", "can't allocate memory")  # as PyTorch, cuDNN and the CPU's allocator say it
 log = logging.getLogger(__name__)
 
 
@@ -158,15 +157,6 @@ def _any_rank(yes: bool, device: torch.device) -> bool:
     said = torch.tensor(float(yes), device=device)
     dist.all_reduce(said, dist.ReduceOp.MAX)
     return bool(said.item())
-
-
-def refused(error: BaseException) -> str | None:
-    """The kind of an error that would only come again: a config or data that cannot be trained, or no memory for it."""
-    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
-        return OUT_OF_MEMORY
-    if isinstance(error, RuntimeError) and any(words in str(error).lower() for words in NO_MEMORY):
-        return OUT_OF_MEMORY
-    return REFUSED if isinstance(error, ValueError) else None
 
 
 def _refuse(task: Task, kind: str, reason: str) -> None:

@@ -6,28 +6,31 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ray import tune
 
 from trainables import cpu
 from trainables.config import TrialConfig
-from trainables.group import OUT_OF_MEMORY, Group, refused
 from trainables.interrupts import Heard
 from trainables.loop import Interrupted
 from trainables.materials import Materials
 from trainables.places import Places
+from trainables.refusal import OUT_OF_MEMORY, refused
 from trainables.resources import Resources
 from trainables.result import Report, earlier_report
 from trainables.worker import Task, Worker
+
+if TYPE_CHECKING:
+    from trainables.group import Group
 
 
 class Leaving(Exception):
     """This process is about to be ended, and takes no other trial."""
 
 
-DIVERGED = "diverged"  # a kind of failure, beside those of ``group``
+DIVERGED = "diverged"  # a kind of failure, beside those of ``refusal``
 
 
 class Inline:
@@ -71,12 +74,18 @@ def run(task: Task, resources: Resources, here: bool = True) -> Iterator[Report]
     Students and result lie in the task's folder afterwards. A lone worker is this process, unless it is not to train
     ``here``; all others need a running Ray.
     """
-    trial = Inline(task, resources) if resources.workers == 1 and here else Group(task, resources)
+    trial = Inline(task, resources) if resources.workers == 1 and here else _group(task, resources)
     try:
         while (report := trial.next_epoch()) is not None:
             yield report
     finally:
         trial.stop()
+
+
+def _group(task: Task, resources: Resources, interrupts: Any = None) -> "Group":
+    from trainables.group import Group  # Ray Train takes a second to import, which a lone worker saves
+
+    return Group(task, resources, interrupts)
 
 
 class Trial(tune.Trainable):
@@ -172,10 +181,10 @@ class Trial(tune.Trainable):
             report = {**more, "curve": [*report["curve"], *more["curve"]]}
         return report
 
-    def _start(self, task: Task) -> Inline | Group:
+    def _start(self, task: Task) -> "Inline | Group":
         resources = Resources(**self.plan["resources"])
         if resources.workers > 1:
-            return Group(task, resources, self.plan["interrupts"])
+            return _group(task, resources, self.plan["interrupts"])
         trial = Inline(task, resources, self.materials, self._leaves)
         self.materials = trial.worker.materials
         return trial

@@ -10,8 +10,9 @@ import ray
 
 from trainables.checkpoint import Checkpoints
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
-from trainables.group import OUT_OF_MEMORY, REFUSED, Group, _forget_refusal, _refusal, _refuse
+from trainables.group import Group, _forget_refusal, _refusal, _refuse
 from trainables.places import Places
+from trainables.refusal import OUT_OF_MEMORY, REFUSED
 from trainables.resources import Resources
 from trainables.result import finished_report
 from trainables.trial import run
