@@ -38,7 +38,7 @@ def test_a_search_on_own_servers(tmp_path: Path, timed: Timed) -> None:
         laptop.host.run("ray get-auth-token --generate && chmod 600 ~/.ray/auth_token")
         with timed("ray up"):
             laptop.ray(f"up -y ~/{FILE}")
-        search = ClusterSearch(laptop)  # it waits for the other hosts, which `ray up` does not
+        search = ClusterSearch(laptop)  # where hosts are yet to join, it waits for them, which `ray up` does not
         with timed("until all hosts have joined, with the code that ray up brought"):
             check_nodes(laptop)
         with timed("what listens, and what is readable"):
@@ -115,7 +115,6 @@ def check_search(laptop: Laptop, search: ClusterSearch, timed: Timed) -> None:
     hosts = laptop.hosts
     with timed("search: until a trial is in the middle"):
         lost = search.await_training(PATIENCE)
-    assert "servers have joined; waiting" in search.said
     assert "Interrupts" in actors_on(laptop.head), "it would be lost with another host"
     lost.host.power_off()
     with timed("search: another host joins"):
