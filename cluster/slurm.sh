@@ -51,7 +51,7 @@ ip=$({ hostname --ip-address || true; hostname -I || true; } 2> /dev/null |
 export RAY_ADDRESS=$ip:$port RAY_AUTH_TOKEN_PATH=$own/token
 
 mlflow server --host 127.0.0.1 --port $((port + 1)) --workers 2 --backend-store-uri "sqlite:///$scratch/mlflow.db" \
-    --artifacts-destination "$RRD_STORAGE/mlartifacts" > "rrd_search-$SLURM_JOB_ID-mlflow.log" 2>&1 &
+    --artifacts-destination "${RRD_STORAGE%%\?*}/mlartifacts" > "rrd_search-$SLURM_JOB_ID-mlflow.log" 2>&1 &
 echo "MLflow: ssh -L 5000:127.0.0.1:$((port + 1)) $(hostname), and while that is open: http://127.0.0.1:5000"
 
 # Since Slurm 22.05 a step does not take over --cpus-per-task: where sites bind tasks to cores, it would have one.
