@@ -59,12 +59,13 @@ class Nodes:
         self._cluster.add_node(num_cpus=CPUS, object_store_memory=STORE_BYTES)
 
     def actor(self) -> int:
-        """The process that waits for a trial's workers, or is its only one."""
+        """The process that waits for a trial's workers, or is its only one: the youngest, as those of earlier searches
+        may not have ended yet."""
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
-            for pid, command in marked(self._mark).items():
-                if command.startswith("ray::Trial"):
-                    return pid
+            trials = [pid for pid, command in marked(self._mark).items() if command.startswith("ray::Trial")]
+            if trials:
+                return max(trials, key=_started)
             time.sleep(0.1)
         raise AssertionError("no trial has an actor")
 
@@ -72,6 +73,13 @@ class Nodes:
         """How many placement groups hold or want resources."""
         table: dict[str, Any] = ray.util.placement_group_table()
         return sum(group["state"] != "REMOVED" for group in table.values())
+
+
+def _started(pid: int) -> int:
+    """In the machine's ticks; -1 where it has ended."""
+    with contextlib.suppress(OSError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return -1
 
 
 def raylet_of(pid: int) -> int:
