@@ -14,6 +14,7 @@ from searches import HERE, MARK, ROOT, WAIT_SECONDS, marked
 
 NODES, CPUS = 2, 2  # beside the head, which runs no trials
 STORE_BYTES = 80 * 2**20
+TRIAL = ("ray::Trial", "ray::ResourceTrainable")  # how Ray calls the process of one, idle and at work
 
 
 class Nodes:
@@ -63,7 +64,7 @@ class Nodes:
         may not have ended yet."""
         deadline = time.monotonic() + WAIT_SECONDS
         while time.monotonic() < deadline:
-            trials = [pid for pid, command in marked(self._mark).items() if command.startswith("ray::Trial")]
+            trials = [pid for pid, command in marked(self._mark).items() if command.startswith(TRIAL)]
             if trials:
                 return max(trials, key=_started)
             time.sleep(0.1)
