@@ -6,6 +6,7 @@ FILE ?= cluster.yaml cluster/on_prem.yaml cluster/kuberay.yaml cluster/slurm.sh
 BIN := .venv/bin
 INSTALLED := .venv/installed-$(EXTRAS)
 ANY := $(or $(firstword $(wildcard .venv/installed-*)),$(INSTALLED))
+OTHERS := tests/faults tests/trainables
 CLUSTERS := tests/cluster/test_on_prem.py tests/cluster/test_aws.py
 
 .PHONY: tune test cluster-test faults install lint bench ui cluster-check clean
@@ -13,12 +14,12 @@ CLUSTERS := tests/cluster/test_on_prem.py tests/cluster/test_aws.py
 tune: install  ## the main job: a search on the embedded digits data
 	$(BIN)/python -m rrd_search.tune $(ARGS)
 
-# The fault suite mostly waits for processes to start and to die, so it runs beside the other tests.
+# Much of the tests' time is that of processes which start and end, so two halves run beside each other.
 test: install lint  ## everything: style, types, import order, tests
 	@mkdir -p build
-	$(BIN)/python -m pytest tests/faults > build/faults.log 2>&1 & faults=$$!; \
-	$(BIN)/python -m pytest --ignore tests/faults $(CLUSTERS:%=--ignore %) $(ARGS); code=$$?; \
-	echo "waiting for the fault suite ..."; wait $$faults || code=$$?; cat build/faults.log; exit $$code
+	$(BIN)/python -m pytest $(OTHERS) > build/others.log 2>&1 & others=$$!; \
+	$(BIN)/python -m pytest $(OTHERS:%=--ignore %) $(CLUSTERS:%=--ignore %) $(ARGS); code=$$?; \
+	echo "waiting for the tests of $(OTHERS) ..."; wait $$others || code=$$?; cat build/others.log; exit $$code
 
 cluster-test: install  ## both files for `ray up`, on hosts made of namespaces: as root on Linux, about 8 minutes
 	$(BIN)/python -m pytest $(CLUSTERS) $(ARGS)

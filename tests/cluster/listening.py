@@ -32,3 +32,10 @@ def listeners(host: Host) -> list[Listener]:
     commands = host.processes()
     found = [match for line in lines if (match := LINE.match(line))]
     return [Listener(one["address"], int(one["port"]), commands.get(int(one["pid"]), "ended")) for one in found]
+
+
+def check_closed(host: Host) -> None:
+    """Its secrets are the user's alone, and nothing but sshd and Ray is open to the network."""
+    assert host.run("stat -c %a ~/.ray/auth_token ~/.rrd_search").split() == ["600", "600"]
+    wrong = [one for one in listeners(host) if one.is_open and not one.is_expected]
+    assert not wrong, f"{host.name}: {wrong}"

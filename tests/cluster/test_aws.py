@@ -17,6 +17,7 @@ import torch
 import yaml
 from ec2 import ADDRESS, ENVIRONMENT, IMAGE, PORT, REGION, Ec2, remember
 from hosts import Host, Hosts, await_true
+from listening import check_closed
 from machine import ROOT
 
 from cluster.aws_account import GROUP, HEAD, WORKER
@@ -136,6 +137,8 @@ class User:
         host = self.host(spot)
         await_true("checkpoints on spot", lambda: len(self.seen(host, "write_checkpoint")) >= 2, PATIENCE)
         self.says("the spot instance trains")
+        for one in self.ec2.running():
+            check_closed(self.host(one))
         self.ec2.ask("ec2", "terminate_instances", InstanceIds=[spot["InstanceId"]])
         await_true("it is off", lambda: not host.is_on, 10)
         self.lost_at = time.time()
