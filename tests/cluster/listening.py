@@ -7,9 +7,7 @@ from hosts import Host
 
 LINE = re.compile(r"LISTEN +\d+ +\d+ +(?P<address>\S+):(?P<port>\d+) .*?pid=(?P<pid>\d+)")
 LOOPBACK = ("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]")
-RAY = re.compile(
-    r"ray::|.*-packages/ray/|.* -m ray\.|.*python -m rrd_search\.tune"
-)  # a driver, too
+RAY = re.compile(r"ray::|.*-packages/ray/|.* -m ray\.|.*python -m rrd_search\.tune")  # a driver, too
 
 
 @dataclass(frozen=True)
