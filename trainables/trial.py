@@ -6,13 +6,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from ray import tune
 
 from trainables import cpu
 from trainables.config import TrialConfig
+from trainables.group import Group
 from trainables.interrupts import Heard
 from trainables.loop import Interrupted
 from trainables.materials import Materials
@@ -21,9 +22,6 @@ from trainables.refusal import OUT_OF_MEMORY, refused
 from trainables.resources import Resources
 from trainables.result import Report, earlier_report
 from trainables.worker import Task, Worker
-
-if TYPE_CHECKING:
-    from trainables.group import Group
 
 
 class Leaving(Exception):
@@ -74,18 +72,12 @@ def run(task: Task, resources: Resources, here: bool = True) -> Iterator[Report]
     Students and result lie in the task's folder afterwards. A lone worker is this process, unless it is not to train
     ``here``; all others need a running Ray.
     """
-    trial = Inline(task, resources) if resources.workers == 1 and here else _group(task, resources)
+    trial = Inline(task, resources) if resources.workers == 1 and here else Group(task, resources)
     try:
         while (report := trial.next_epoch()) is not None:
             yield report
     finally:
         trial.stop()
-
-
-def _group(task: Task, resources: Resources, interrupts: Any = None) -> "Group":
-    from trainables.group import Group  # Ray Train takes a second to import, which a lone worker saves
-
-    return Group(task, resources, interrupts)
 
 
 class Trial(tune.Trainable):
@@ -181,10 +173,10 @@ class Trial(tune.Trainable):
             report = {**more, "curve": [*report["curve"], *more["curve"]]}
         return report
 
-    def _start(self, task: Task) -> "Inline | Group":
+    def _start(self, task: Task) -> Inline | Group:
         resources = Resources(**self.plan["resources"])
         if resources.workers > 1:
-            return _group(task, resources, self.plan["interrupts"])
+            return Group(task, resources, self.plan["interrupts"])
         trial = Inline(task, resources, self.materials, self._leaves)
         self.materials = trial.worker.materials
         return trial
