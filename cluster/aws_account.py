@@ -29,8 +29,8 @@ LINES = """\
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser("", "Make what cluster.yaml names in your AWS account; run again, it mends what differs.")
-    parser.prog = "python cluster/aws_account.py"
+    told = "Make what cluster.yaml names in your AWS account; run again, it mends what differs."
+    parser = Parser("cluster/aws_account.py", told)
     parser.add_argument("--region", required=True, help="as us-west-2")
     parser.add_argument("--bucket", required=True, help="to make, or one of yours; names are taken world-wide")
     parser.add_argument("--ssh-from", required=True, metavar="CIDR", help="who may log in, as 203.0.113.7/32")

@@ -31,8 +31,7 @@ exit 1
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser("", "End Ray and MLflow on your own servers, and see that nothing of them is left.")
-    parser.prog = "python cluster/down.py"
+    parser = Parser("cluster/down.py", "End Ray and MLflow on your own servers, and see that nothing of them is left.")
     parser.add_argument("file", help="that `ray up` was given")
     parser.add_argument("hosts", nargs="*", metavar="HOST", help="these alone; default: all of the file")
     options = parser.parse_args(arguments)

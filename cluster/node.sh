@@ -10,7 +10,7 @@ case $storage in
             echo "node.sh: $storage cannot be written on $(hostname): is the shared folder mounted?" >&2
             exit 2
         fi ;;
-    s3://?* | gs://?* | gcs://?* | abfs://?* | hdfs://?*) ;;
+    s3://?* | gs://?* | gcs://?* | abfs://?* | abfss://?* | hdfs://?*) ;;
     *) echo "node.sh: $storage: must be s3://BUCKET/FOLDER, or file:///FOLDER where all nodes share it" >&2; exit 2 ;;
 esac
 if [ ! -s ~/.ray/auth_token ]; then

@@ -14,6 +14,7 @@ from rich.console import Console
 from rrd_search.champion import Champion, log_champion
 from rrd_search.marks import LEFT
 from rrd_search.optuna_searcher import Study
+from rrd_search.progress import say
 from rrd_search.record import Recorder
 from rrd_search.request import Request
 from rrd_search.results import show_results
@@ -83,7 +84,7 @@ def open_study(request: Request, space: Space, console: Console) -> Study:
     _take(SpaceChange(study), study, request)
     wanted = request.options.warm_start
     if wanted is not None and study.warm_start is None:
-        _say(console, warm_start(study, request))
+        say(console, warm_start(study, request))
     if wanted not in (None, study.warm_start):
         raise ValueError(f"--warm-start must be {study.warm_start}, as the search was begun with, got {wanted}")
     return study
@@ -99,9 +100,9 @@ def _study(request: Request, space: Space) -> Study:
 
 def _accept(change: SpaceChange, study: Study, request: Request, console: Console) -> None:
     """Tell a changed space. ValueError where it needs to be accepted, and was not."""
-    console.print(f"{request.name} was begun with another space:", highlight=False)
+    say(console, f"{request.name} was begun with another space:")
     for line in change.lines:
-        _say(console, f"  {line}")
+        say(console, f"  {line}")
     known = len(study.trials()) + len(study.references())
     told = f"{len(change.unfit)} of {known} trials and references are no points of it"
     if change.unfit:
@@ -110,18 +111,13 @@ def _accept(change: SpaceChange, study: Study, request: Request, console: Consol
     elif change.base:
         told = "its base is another"
     else:
-        console.print(f"all {known} trials and references are points of this one too", highlight=False)
+        say(console, f"all {known} trials and references are points of this one too")
         return
     if not request.options.accept_changes:
         rule = "--accept-changes keeps them without comparing them, another --name starts another search"
         raise ValueError(f"the space of {request.name} has changed, {told}; {rule}")
     if change.unfit:
-        _say(console, f"{told}; they are kept, and not compared any more")
-
-
-def _say(console: Console, line: str) -> None:
-    """As it is: an experiment's name may read as a smiley's."""
-    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        say(console, f"{told}; they are kept, and not compared any more")
 
 
 def _take(change: SpaceChange, study: Study, request: Request) -> None:
@@ -173,9 +169,9 @@ def send_rest(recorder: Recorder, request: Request, study: Study, console: Conso
         if trial.reason == LEFT:  # with the space that it was of
             recorder.end_trial(trial.trial_id, "failed", {}, {"rrd.failure": LEFT})
     if recorder.unsent():
-        console.print("sending the last records to MLflow ...", highlight=False)
+        say(console, "sending the last records to MLflow ...")
     if missing := recorder.close(HURRIED_SECONDS if hurried else RECORDER_SECONDS):
-        console.print(missing, markup=False, highlight=False, soft_wrap=True)
+        say(console, missing)
         return
     if not hurried and (best := study.best()) is not None:
         _keep_champion(best, request, console)
@@ -192,7 +188,7 @@ def _keep_champion(best: TrialRecord, request: Request, console: Console) -> Non
     from rrd_search.export import export_trial  # PyTorch's export takes a second to import
     from rrd_search.student_program import read_student
 
-    console.print(f"keeping the best student, of trial {best.trial_id}, in MLflow ...", highlight=False)
+    say(console, f"keeping the best student, of trial {best.trial_id}, in MLflow ...")
     size = best.config.data.image_size
     try:
         files = export_trial(request.name, request.places, best, request.folder / "champion")
@@ -205,7 +201,7 @@ def _keep_champion(best: TrialRecord, request: Request, console: Console) -> Non
         )
         log_champion(request.mlflow_uri, request.name, champion)
     except (RuntimeError, ValueError, OSError) as error:  # the results are shown all the same
-        console.print(f"{error}; the next start tries again", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"{error}; the next start tries again")
     else:
         write_whole(note, json.dumps(now).encode())
 
@@ -215,11 +211,11 @@ def close(console: Console, request: Request, study: Study, teacher: dict[str, A
     show_results(console, request.name, study, teacher)
     own = request.options.mlflow_uri is None
     where = f"make ui STORAGE={shown(request.places.storage)}" if own else request.mlflow_uri
-    console.print(f"look:  {where}   (experiment {request.name})", highlight=False)
+    say(console, f"look:  {where}   (experiment {request.name})")
     if study.best() is not None:
         storage = shlex.quote(request.places.remote or str(shown(request.places.storage)))
         command = f"python -m rrd_search.export --name {request.name} --storage {storage} --output best"
-        console.print(f"next:  {command}\n       python -m rrd_search.train best", highlight=False, soft_wrap=True)
+        say(console, f"next:  {command}\n       python -m rrd_search.train best")
 
 
 def shown(path: Path) -> Path:

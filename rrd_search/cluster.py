@@ -34,6 +34,16 @@ class Cluster:
         self.address = address
         self._node_types = NONE
 
+    @property
+    def is_here(self) -> bool:
+        """Whether it is this machine alone."""
+        return self.address is None
+
+    @property
+    def entry(self) -> str:
+        """What a person is told before it is entered, which takes seconds."""
+        return "starting Ray ..." if self.is_here else f"joining the cluster at {self.address} ..."
+
     def __enter__(self) -> Self:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self.address is None:
@@ -46,7 +56,7 @@ class Cluster:
             ray.init(**options)
         except (ConnectionError, ValueError, TimeoutError) as error:
             raise ValueError(f"--address {self.address}: no Ray cluster answers there ({_line(error)})") from error
-        if self.address is None:
+        if self.is_here:
             _close_token()
         else:
             own, head = ray.get_runtime_context(), ray.get_runtime_context().gcs_address.rpartition(":")[0]

@@ -27,7 +27,7 @@ PLACEHOLDERS = re.compile(
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser("rrd_search.cluster_check", "What is wrong with cluster files; 2 where one of them is refused.")
+    parser = Parser("-m rrd_search.cluster_check", "What is wrong with cluster files; 2 where one of them is refused.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="for `ray up`, Kubernetes or Slurm")
     code = 0
     for file in parser.parse_args(arguments).files:

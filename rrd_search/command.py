@@ -14,9 +14,10 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage; abbreviated flags are not taken."""
 
-    def __init__(self, module: str, description: str) -> None:
+    def __init__(self, program: str, description: str) -> None:
+        """``program``: what follows ``python`` on the command line."""
         form = argparse.ArgumentDefaultsHelpFormatter
-        super().__init__(f"python -m {module}", description=description, formatter_class=form, allow_abbrev=False)
+        super().__init__(f"python {program}", description=description, formatter_class=form, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help)")

@@ -8,7 +8,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from rrd_search.progress import LINE_SECONDS, duration, redraws
+from rrd_search.progress import LINE_SECONDS, duration, redraws, say
 
 
 class EpochDisplay:
@@ -48,7 +48,7 @@ class EpochDisplay:
         self._live.update(self._bar, completed=self.done, told=f"{told}{self._left()}")
 
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, line)
 
     def _speak(self) -> None:
         while not self._ended.wait(LINE_SECONDS):

@@ -6,6 +6,7 @@ import platform
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from rrd_search.command import Parser, default_storage, run_command
 from rrd_search.export_check import check_students
 from rrd_search.export_folder import replaced, write_provenance
 from rrd_search.export_readme import readme
-from rrd_search.progress import percent
+from rrd_search.progress import percent, say
 from rrd_search.recorded_trials import chosen_trial, read_trials
 from rrd_search.request import NAME
 from rrd_search.search_file import SearchFile, read_search_file
@@ -37,7 +38,7 @@ PACKAGES = ("rrd-search", "torch", "torchvision", "numpy", "ray", "optuna", "mlf
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser("rrd_search.export", "Put a search's best student into a folder that loads with torch alone.")
+    parser = Parser("-m rrd_search.export", "Put a search's best student into a folder that loads with torch alone.")
     parser.add_argument("--name", default="quickstart", help="of the search")
     parser.add_argument("--storage", default=default_storage(), help="the search's storage: a folder, or a URI")
     parser.add_argument("--output", type=Path, default=Path("best"), help="a new folder, or an earlier export")
@@ -47,25 +48,21 @@ def main(arguments: list[str]) -> int:
     if not NAME.fullmatch(options.name):
         raise ValueError(f"--name must be letters, digits, '.', '_' and '-', at most 100, got {options.name!r}")
     console = Console()
-
-    def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-
     places = places_of(options.storage)
     bring(places, options.name)
-    places = replace(places, data_root=_data_root(options.data_root, places.storage / options.name))
+    places = replace(places, data_root=_data_root(options.data_root, places, places.storage / options.name))
     trial = chosen_trial(read_trials(places.storage / options.name), options.trial)
-    output = export_trial(options.name, places, trial, options.output, say)
-    say(f"{options.output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
-    say(f"next:  python -m rrd_search.train {options.output} --storage {options.storage}")
+    output = export_trial(options.name, places, trial, options.output, partial(say, console))
+    say(console, f"{options.output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
+    say(console, f"next:  python -m rrd_search.train {options.output} --storage {options.storage}")
     return 0
 
 
-def _data_root(given: Path | None, folder: Path) -> Path:
+def _data_root(given: Path | None, places: Places, folder: Path) -> Path:
     """That of the search, where this machine has it; another machine's may be anywhere."""
     begun = read_search_file(folder)
-    root = given or (Path(begun.data_root) if begun is not None else Path("data"))
-    return root.absolute() if given or root.is_dir() else Path("data").absolute()
+    root = given or (Path(begun.data_root) if begun is not None else places.data_root)
+    return root.absolute() if given or root.is_dir() else places.data_root
 
 
 def export_trial(
@@ -73,7 +70,7 @@ def export_trial(
     places: Places,
     trial: TrialRecord | None,
     output: Path,
-    say: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Path:
     """Put a complete trial of a search (None: the best) into ``output``, new or an earlier export; the folder's whole
     path.
@@ -83,11 +80,11 @@ def export_trial(
     """
     trial = trial or chosen_trial(read_trials(places.storage / search), None)
     with replaced(output) as folder:
-        say(f"exporting trial {trial.trial_id} of {search}, {percent(trial.value)} on the held-out images")
+        tell(f"exporting trial {trial.trial_id} of {search}, {percent(trial.value)} on the held-out images")
         source = _read_source(search, places, trial)
         _write_networks(source, folder)
         recorded = source.report["val_accuracy"]
-        accuracies = check_students(folder, trial.config, source.images, recorded, say)
+        accuracies = check_students(folder, trial.config, source.images, recorded, tell)
         _write_texts(source, accuracies, folder)
     return output.resolve()
 

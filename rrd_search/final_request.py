@@ -33,7 +33,7 @@ class FinalRequest:
 
 
 def parser() -> Parser:
-    parser = Parser("rrd_search.train", "Train a config on all training images and measure it on the test images.")
+    parser = Parser("-m rrd_search.train", "Train a config on all training images and measure it on the test images.")
     add = parser.add_argument
     add("source", type=Path, metavar="FOLDER|CONFIG.yaml", help="an exported folder, or a config")
     add("--seeds", type=whole(1), default=3, help="how many; the same command with more adds to them")

@@ -5,6 +5,7 @@ import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from rrd_search.cluster import Cluster, check_fits, chosen_cluster, settled, thi
 from rrd_search.epoch_display import EpochDisplay
 from rrd_search.final_request import FinalRequest, needs_teacher, seeded
 from rrd_search.final_results import TestResult, mean_and_spread, measure, read_result, show_results
-from rrd_search.progress import percent
+from rrd_search.progress import percent, say
 from rrd_search.record import Recorder
 from rrd_search.request import held
 from rrd_search.tracking import shown_uri
@@ -39,7 +40,7 @@ class FinalTraining:
         self.config = request.config  # its teacher's weights may come later
         self.seeds = range(request.seeds)
         self.resources = Resources()
-        self.address: str | None = None  # of a cluster
+        self.cluster = Cluster(chosen_cluster(request.address))
 
     @property
     def folder(self) -> Path:
@@ -49,15 +50,14 @@ class FinalTraining:
     def run(self) -> int:
         """Train, test, record and show what is not done yet. The exit code."""
         self._say_what()
-        self.address = chosen_cluster(self.request.address)
-        if self.address is None:  # known before anything is trained or started
+        if self.cluster.is_here:  # known before anything is trained or started
             self.resources = self._resources([this_machine()], "this machine")
         self.config = self._with_teacher(self.config)
         with held(self.folder):
             results = self._known_results() or self._results()
         show_results(self.console, self.config, results)
-        self._say(f"students: {self.folder}/seed-*/student.safetensors")
-        self._say(f"recorded: {shown_uri(self.request.mlflow_uri)}   (experiment {self.experiment})")
+        say(self.console, f"students: {self.folder}/seed-*/student.safetensors")
+        say(self.console, f"recorded: {shown_uri(self.request.mlflow_uri)}   (experiment {self.experiment})")
         return 0
 
     @property
@@ -69,16 +69,17 @@ class FinalTraining:
         config, places = self.request.config, self.request.places
         images = load_training(config.data, places.storage, places.data_root)
         teacher = f"{config.teacher.architecture} teaches {config.student}" if needs_teacher(config) else config.student
-        self._say(
+        say(
+            self.console,
             f"{self.request.name}: {teacher} on {config.data.name}, all {len(images.train_ids)} training images, "
-            f"{len(self.seeds)} seeds of {config.epochs} epochs"
+            f"{len(self.seeds)} seeds of {config.epochs} epochs",
         )
 
     def _resources(self, nodes: list[dict[str, float]], where: str) -> Resources:
         request = self.request
         cpus = request.cpus_per_worker
         if cpus is None:
-            cpus = 1 if self.address else max(1, (os.cpu_count() or 1) // request.workers)
+            cpus = max(1, (os.cpu_count() or 1) // request.workers) if self.cluster.is_here else 1
         resources = settled(request.workers, cpus, request.gpus_per_worker, nodes)
         check_fits(resources, nodes, where)
         return resources
@@ -86,13 +87,13 @@ class FinalTraining:
     @contextmanager
     def _workers(self) -> Iterator[None]:
         """Ray, where there is more than one, or a cluster."""
-        if self.request.workers == 1 and self.address is None:
+        if self.request.workers == 1 and self.cluster.is_here:
             yield
             return
-        self._say("starting Ray ..." if self.address is None else f"joining the cluster at {self.address} ...")
-        with Cluster(self.address) as cluster:
-            if self.address is not None:
-                cluster.await_servers(self._say)
+        say(self.console, self.cluster.entry)
+        with self.cluster as cluster:
+            if not cluster.is_here:
+                cluster.await_servers(partial(say, self.console))
                 self.resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
             yield
 
@@ -149,7 +150,7 @@ class FinalTraining:
             recorder.end_search(measured, {}, state)
             missing = recorder.close(RECORDER_SECONDS if state == "complete" else 5.0)
             if missing:
-                self._say(missing)
+                say(self.console, missing)
         if not missing:
             (self.folder / RECORDED).write_text(json.dumps({"seeds": len(self.seeds), **measured}))
         return results
@@ -173,7 +174,7 @@ class FinalTraining:
         self._fetch(number)
         if (known := finished_report(folder)) is not None:
             return iter([known])
-        return run(Task(config=config, places=self.request.places, folder=folder), self.resources, self.address is None)
+        return run(Task(config=config, places=self.request.places, folder=folder), self.resources, self.cluster.is_here)
 
     def _fetch(self, number: int) -> None:
         """What another machine has made of the seed, where the storage is at a URI."""
@@ -197,11 +198,8 @@ class FinalTraining:
         known = finished_report(folder)
         assert known is not None, "a seed is tested when it is trained"
         recorder.end_trial(folder.name, "complete", {**known["summary"], **result.metrics})
-        self._say(f"seed {number}: {percent(result.accuracy)} of {result.images} test images")
+        say(self.console, f"seed {number}: {percent(result.accuracy)} of {result.images} test images")
         return result
 
     def _seed_folder(self, number: int) -> Path:
         return self.folder / f"seed-{number}"
-
-    def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -4,6 +4,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import ray
@@ -14,7 +15,7 @@ from rrd_search.begun import close, end_search, finished, open_study, send_rest,
 from rrd_search.cluster import Cluster, check_fits, chosen_cluster, has_room, settled, this_machine
 from rrd_search.optuna_searcher import Study
 from rrd_search.packing import Measured, choose, preflight
-from rrd_search.progress import Progress, percent, redraws
+from rrd_search.progress import Progress, percent, redraws, say
 from rrd_search.record import Recorder
 from rrd_search.request import AUTO, Request
 from rrd_search.retold import retell
@@ -41,25 +42,23 @@ class Launch:
         self.trials, self.console = trials, console
         self.options = request.options
         self.started = time.time()
-        self.address: str | None = None  # of a cluster; None: this machine alone
-        self.cluster = Cluster(None)
+        self.cluster = Cluster(chosen_cluster(self.options.address))
 
     def run(self) -> int:
         """Run what is left of the search. The exit code: that of the signal that stopped it, else 0."""
-        self.address = chosen_cluster(self.options.address)
         self._say_what()
-        cluster = self.cluster = Cluster(self.address)
+        cluster = self.cluster
         with contextlib.ExitStack() as stack:
-            if self.address is None:  # everything about it is known before Ray is started
+            if cluster.is_here:  # everything about it is known before Ray is started
                 resources = self._resources([this_machine()], "this machine")
                 facts = self._teacher(resources)
                 resources = self._packed(resources, facts)
-                self.console.print("starting Ray ...")
+                say(self.console, cluster.entry)
                 stack.enter_context(cluster)
             else:
-                self.console.print(f"joining the cluster at {self.address} ...", highlight=False)
+                say(self.console, cluster.entry)
                 stack.enter_context(cluster)
-                cluster.await_servers(self._say)
+                cluster.await_servers(partial(say, self.console))
                 resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
                 facts = self._teacher(resources)
                 resources = self._packed(resources, facts)
@@ -77,9 +76,6 @@ class Launch:
             raise ValueError(run.space_errors[-1])
         return code
 
-    def _say(self, line: str) -> None:
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-
     def _say_what(self) -> None:
         base, places = self.space.base, self.request.places
         images = load_training(base.data, places.storage, places.data_root)
@@ -96,13 +92,13 @@ class Launch:
         )
         facts = check(self.space)
         if facts.pinned:
-            self.console.print(f"pinned, not searched: {', '.join(facts.pinned)}", highlight=False)
+            say(self.console, f"pinned, not searched: {', '.join(facts.pinned)}")
         for point, why in facts.left_out.items():
-            self.console.print(f"left out: {point} ({why})", markup=False, highlight=False, soft_wrap=True)
+            say(self.console, f"left out: {point} ({why})")
         table_gb = table_bytes(base, len(images.train_ids)) / 2**30
         if table_gb > places.table_gb and not self.options.independent_schedules:
             told = f"the teacher's table would take {table_gb:.3g} GiB, --table-gb allows {places.table_gb:g}"
-            self.console.print(f"{told}: the later epochs take the live teacher", highlight=False, soft_wrap=True)
+            say(self.console, f"{told}: the later epochs take the live teacher")
 
     def _resources(self, nodes: list[dict[str, float]], where: str) -> Resources:
         options = self.options
@@ -118,18 +114,18 @@ class Launch:
         if self.options.gpus_per_worker != AUTO:
             return resources
         config = with_teacher(self.space, teacher).base
-        self.console.print("measuring how many students share a GPU best ...")
+        say(self.console, "measuring how many students share a GPU best ...")
         measured = []
         for one in self._preflight(config):
             measured.append(one)
             told = f"{one.images_per_second:,.0f} images a second, {one.used_bytes / 2**30:.1f} GiB"
-            self.console.print(f"  {one.students} at once: {told}", highlight=False)
+            say(self.console, f"  {one.students} at once: {told}")
         share = 1 / choose(measured)
-        self.console.print(f"--gpus-per-worker {share:g}", highlight=False)
+        say(self.console, f"--gpus-per-worker {share:g}")
         return replace(resources, gpus_per_worker=share)
 
     def _preflight(self, config: TrialConfig) -> Iterator[Measured]:
-        if self.address is None:
+        if self.cluster.is_here:
             yield from preflight(config, self.request.places, "cuda")
             return
         task: Any = ray.remote(preflight).options(num_cpus=1, num_gpus=1, num_returns="streaming")
@@ -158,11 +154,11 @@ class Launch:
     def _make_teacher(
         self, base: TrialConfig, places: Places, resources: Resources
     ) -> Iterator[TeacherProgress | TeacherFile]:
-        if self.address is None:
+        if self.cluster.is_here:
             yield from make_teacher(base, places, torch.device("cuda" if resources.gpus_per_worker else "cpu"))
             return
         if not has_room(replace(resources, workers=1), self.cluster.nodes()):
-            self._say("waiting for a node to train the teacher on ...")
+            say(self.console, "waiting for a node to train the teacher on ...")
         task: Any = ray.remote(_make_teacher_there)
         request = {"num_cpus": resources.cpus_per_worker, "num_gpus": min(resources.gpus_per_worker, 1)}
         for said in task.options(**request, num_returns="streaming").remote(base, places):
@@ -233,7 +229,7 @@ class Launch:
         close(self.console, self.request, study, teacher)
         if whole:
             return 0
-        self.console.print("\nThe search is not finished. The same command goes on with it.", highlight=False)
+        say(self.console, "\nThe search is not finished. The same command goes on with it.")
         return code
 
 

@@ -89,7 +89,7 @@ class Progress:
 
     def say(self, line: str) -> None:
         self._spoken = time.monotonic()
-        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(self.console, line)
 
     @property
     def status(self) -> str:
@@ -131,6 +131,11 @@ class Progress:
 
 
 STYLES = {"starting": "yellow", "running": "cyan", "complete": "green", "pruned": "dim", "failed": "red"}
+
+
+def say(console: Console, line: str) -> None:
+    """A line as it is: it may hold what Rich would take for markup or a smiley, and is not broken."""
+    console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def redraws(console: Console) -> bool:

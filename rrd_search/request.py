@@ -46,7 +46,7 @@ class Request:
 
 
 def parser() -> Parser:
-    parser = Parser("rrd_search.tune", "Search hyperparameters; the same command resumes, more --trials extend.")
+    parser = Parser("-m rrd_search.tune", "Search hyperparameters; the same command resumes, more --trials extend.")
     add = parser.add_argument
     add("space", nargs="?", default="quickstart", help="a space of search_spaces, or the path of a .py file")
     what = parser.add_argument_group("what is searched (default: as the space says)")

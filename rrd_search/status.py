@@ -13,7 +13,7 @@ from rich.console import Console
 
 from rrd_search.command import Parser, default_storage, run_command
 from rrd_search.journal import unsent_in
-from rrd_search.progress import duration, percent
+from rrd_search.progress import duration, percent, say
 from rrd_search.search_file import read_search_file
 from rrd_search.stored_search import Stored, at_uri, in_folder
 from rrd_search.study_rows import Row, read_rows
@@ -24,7 +24,7 @@ UNITS = ("bytes", "KiB", "MiB", "GiB", "TiB")
 
 
 def main(arguments: list[str]) -> int:
-    parser = Parser("rrd_search.status", "What a search is doing and what came of it; it is not disturbed.")
+    parser = Parser("-m rrd_search.status", "What a search is doing and what came of it; it is not disturbed.")
     parser.add_argument("name", help="of the search")
     parser.add_argument("--storage", default=default_storage(), help="the search's storage: a folder, or a URI")
     options = parser.parse_args(arguments)
@@ -35,7 +35,7 @@ def main(arguments: list[str]) -> int:
         else:
             stored = in_folder(Path(options.storage).absolute(), options.name)
         for line in status(stored):
-            console.print(line, markup=False, emoji=False, highlight=False, soft_wrap=True)
+            say(console, line)
     return 0
 
 

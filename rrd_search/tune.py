@@ -1,9 +1,12 @@
 """python -m rrd_search.tune [SPACE]: start, resume or extend a search."""
 
+from functools import partial
+
 from rich.console import Console
 
 from rrd_search.begun import check_begun, close, end_search, finished, go_on, send_rest
 from rrd_search.command import run_command
+from rrd_search.progress import say
 from rrd_search.record import Recorder
 from rrd_search.request import Request, held, parser, read_request
 from rrd_search.retold import retell
@@ -15,7 +18,7 @@ from rrd_search.warm_start import check_source
 def main(arguments: list[str]) -> int:
     request = read_request(parser().parse_args(arguments))
     console = Console()
-    with held(request.folder), held_there(request.places, request.name, lambda line: console.print(line, markup=False)):
+    with held(request.folder), held_there(request.places, request.name, partial(say, console)):
         return search(request, console)
 
 
@@ -27,7 +30,7 @@ def search(request: Request, console: Console) -> int:
         check_begun(known, request.options)
         request, space, study = go_on(request, known, console)
         if study is not None and finished(study, space, trials):
-            console.print(f"The search {request.name} is finished; more --trials extend it.", highlight=False)
+            say(console, f"The search {request.name} is finished; more --trials extend it.")
             recorder = Recorder(request.folder, request.mlflow_uri, request.name)
             retell(recorder, [*study.references(), *study.trials()], request.folder)
             end_search(recorder, study, whole=True)
