@@ -7,6 +7,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed-$(EXTRAS)
 ANY := $(or $(firstword $(wildcard .venv/installed-*)),$(INSTALLED))
 OTHERS := tests/faults tests/trainables
+KILLS := $(addprefix tests/faults/test_,processes_killed.py driver_killed.py object_store.py)
 CLUSTERS := tests/cluster/test_on_prem.py tests/cluster/test_aws.py
 
 .PHONY: tune test cluster-test faults install lint bench ui cluster-check clean
@@ -25,7 +26,12 @@ cluster-test: install  ## both files for `ray up`, on hosts made of namespaces: 
 	$(BIN)/python -m pytest $(CLUSTERS) $(ARGS)
 
 faults: install  ## the long form of the fault suite: more than 200 faults, an hour or more
-	RRD_FAULTS=long $(BIN)/python -m pytest tests/faults $(ARGS)
+	@mkdir -p build; rm -f build/faults-*.json
+	RRD_FAULTS=long RRD_FAULTS_TALLY=build/faults-1.json $(BIN)/python -m pytest $(KILLS) > build/faults.log 2>&1 & \
+	others=$$!; RRD_FAULTS=long RRD_FAULTS_TALLY=build/faults-2.json \
+	$(BIN)/python -m pytest tests/faults $(KILLS:%=--ignore %) $(ARGS); code=$$?; \
+	echo "waiting for $(KILLS) ..."; wait $$others || code=$$?; cat build/faults.log; \
+	$(BIN)/python tests/faults/tally.py build/faults-*.json; exit $$code
 
 lint: install  ## style, types, import order
 	$(BIN)/ruff check .

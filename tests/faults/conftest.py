@@ -31,6 +31,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
         terminalreporter.section("faults")
         for line in tally.table():
             terminalreporter.write_line(line)
+        if file := os.environ.get("RRD_FAULTS_TALLY"):
+            tally.write(Path(file))
 
 
 @pytest.fixture(scope="session")

@@ -1,6 +1,12 @@
-"""The closing table of the fault suite: what was injected how often, and what it cost."""
+"""The closing table of the fault suite: what was injected how often, and what it cost.
 
-from dataclasses import dataclass, field
+python tests/faults/tally.py FILE ...: one table of the runs of pytest that left these files.
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 from ledger import Findings
 
@@ -45,6 +51,19 @@ class Tally:
         row.duplicated += len(found.duplicated)
         row.missing += len(found.missing)
 
+    def write(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(asdict(self)))
+
+    def take(self, file: Path) -> None:
+        """Add what another run has written."""
+        other = json.loads(file.read_text())
+        for name, counts in other["rows"].items():
+            row = self.rows.setdefault(name, Row())
+            for column, count in counts.items():
+                setattr(row, column, getattr(row, column) + count)
+        self.notes += other["notes"]
+
     def table(self) -> list[str]:
         width = max(len(name) for name in ("all", *self.rows))
         lines = [" | ".join(["fault".ljust(width), *COLUMNS]), "-" * (width + 6 + 3 * len(COLUMNS) + 80)]
@@ -59,3 +78,10 @@ class Tally:
 def _line(name: str, row: Row) -> str:
     cells = (row.injected, f"{row.finished} of {row.searches}", row.lost, row.repeated, row.duplicated, row.missing)
     return " | ".join([name, *(str(cell).rjust(len(column)) for cell, column in zip(cells, COLUMNS, strict=True))])
+
+
+if __name__ == "__main__":
+    all_runs = Tally()
+    for name in sys.argv[1:]:
+        all_runs.take(Path(name))
+    print("\n".join(all_runs.table()))
