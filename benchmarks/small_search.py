@@ -53,6 +53,7 @@ class SmallSearch:
         console = Console(file=io.StringIO())
         with _own_ray(self.concurrent), Progress(console, name="", total=self.trials, done=0, best=None) as progress:
             run_trials(driver(plan, study, recorder, progress, Cluster(None)), trial_class)
+        recorder.end_search({}, {})
         unsent = recorder.unsent()
         missing = recorder.close(CLOSE_SECONDS)
         study.close()

@@ -71,6 +71,7 @@ class SearchRun:
         self._waiting = deque([*study.unfinished(), *study.propose_references()])
         self._proposed = len(study.trials())
         self._running: dict[str, Proposal] = {}  # by Tune's id, which lives only as long as this process
+        self._training: set[str] = set()  # those of them that have their process, or all their workers
         self._fit, self._could_fit, self._capacity_read = 0, 0, 0.0
         self._seconds: list[float] = []  # that complete trials took
         self._started: dict[str, float] = {}
@@ -158,17 +159,19 @@ class SearchRun:
     def begun(self, tune_id: str) -> None:
         """A trial has its process. That of several workers only waits for them, and says so with its first report."""
         if self.plan.resources.workers == 1:
-            self._begun(self._running[tune_id])
+            self._trains(tune_id)
 
-    def _begun(self, proposal: Proposal) -> None:
-        self._started[proposal.trial_id] = time.monotonic()
-        self.progress.begun(proposal.trial_id)
+    def _trains(self, tune_id: str) -> None:
+        self._training.add(tune_id)
+        trial_id = self._running[tune_id].trial_id
+        self._started[trial_id] = time.monotonic()
+        self.progress.begun(trial_id)
 
     def heard(self, tune_id: str, result: dict[str, Any]) -> None:
         """Epochs of a trial. What was heard before, by this process or an earlier one, is not heard again."""
         proposal = self._running[tune_id]
-        if self.progress.running[proposal.trial_id].state != "running":
-            self._begun(proposal)
+        if tune_id not in self._training:
+            self._trains(tune_id)
         if (notice := result.get("notice")) and (proposal.trial_id, notice) not in self._noticed:
             self._noticed.add((proposal.trial_id, notice))
             self.progress.say(f"trial {proposal.trial_id}: {notice}")
@@ -184,6 +187,7 @@ class SearchRun:
         """A trial ended: by its last epoch, by the scheduler, by an error, or because it was asked to leave; each is
         told as what it is. One that left, or may be tried again, waits for its turn."""
         proposal = self._running.pop(tune_id)
+        self._training.discard(tune_id)
         failure = self._failure(proposal.trial_id, result, error)
         if result.get("interrupted") or (failure is not None and self._tries_again(proposal, failure)):
             self.progress.left(proposal.trial_id)
