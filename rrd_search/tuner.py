@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 from ray import cloudpickle, tune
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial as TuneTrial
 from ray.tune.search import Searcher
 
@@ -24,7 +25,6 @@ SETTINGS = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_MAX_PENDING_TRIALS_PG": "512",  # as many may start at once; the searcher holds back what does not fit
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
     "RAY_AIR_NEW_OUTPUT": "0",  # the new one prints a box whatever it is told
 }
 
@@ -33,6 +33,9 @@ def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> Non
     """Run the search's trials to their end on the Ray that is initialised. Returns early at the deadline or a signal;
     what was running then goes on at the next start. Another ``trial_class`` must report as ``Trial`` does."""
     os.environ.update(SETTINGS)
+    # Tune gives its actors a variable that PyTorch Lightning wants. Ray would start a process for each then, and import
+    # itself twice there, in place of one that waits: 2 s each.
+    class_cache.DEFAULT_ENV_VARS.clear()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the failures of trials are told here
     run.interrupts = start_interrupts()
     with TemporaryDirectory() as own, run.signals:  # Tune's own files say nothing that the study does not

@@ -32,6 +32,7 @@ SETTINGS = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 STOP_SECONDS = 60  # in which all ranks end their epoch and the trainer returns
 RESTARTS = 2  # of the workers of a trial, after one of them died

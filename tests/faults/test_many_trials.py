@@ -40,7 +40,7 @@ def test_a_thousand_trials_killed_twenty_times(tmp_path: Path, tally: Tally) -> 
         driver, before = drive(tmp_path), len(times_of(tmp_path))
         while driver.runs and not any(one["what"] == "trial" for one in times_of(tmp_path)[before:]):
             time.sleep(0.05)
-        time.sleep(chance.uniform(0, 2 * TRIALS * 0.3 / CONCURRENT / KILLS))
+        time.sleep(chance.uniform(0, 1.4 * TRIALS * 0.3 / CONCURRENT / KILLS))
         driver.send(signal.SIGKILL)
         driver.kill()
         now = _finished(trials_in(tmp_path, NAME))
