@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 PROVENANCE = "provenance.yaml"  # names the export's other files; it tells an export from any other folder
+NETWORKS = (".safetensors", ".pt2")
 
 
 @contextmanager
@@ -41,6 +42,20 @@ def write_provenance(folder: Path, facts: dict[str, object]) -> None:
     """Last of all: it holds the SHA-256 of each of the folder's files."""
     sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
     (folder / PROVENANCE).write_text(yaml.safe_dump({**facts, "files": sums}, sort_keys=False))
+
+
+def check_networks(folder: Path) -> None:
+    """ValueError where a network of an exported folder is not as it was written. Its config may have been edited."""
+    provenance = folder / PROVENANCE
+    try:
+        sums = dict(yaml.safe_load(provenance.read_text())["files"])
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{provenance} is missing or damaged; export once more") from error
+    for file in {*folder.iterdir(), *(folder / name for name in sums)}:
+        if file.suffix not in NETWORKS:
+            continue
+        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sums.get(file.name):
+            raise ValueError(f"{file} is missing or damaged: its SHA-256 is not that of {PROVENANCE}; export once more")
 
 
 def _check_replaceable(output: Path) -> None:

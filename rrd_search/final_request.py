@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rrd_search.command import Parser, amount, default_storage, default_tracking_uri, whole
+from rrd_search.export_folder import check_networks
 from rrd_search.request import NAME, writable
 from rrd_search.storage import places_of
 from rrd_search.tracking import check_tracking_uri
@@ -53,6 +54,8 @@ def read_final_request(options: argparse.Namespace) -> FinalRequest:
     """Everything that can be checked without data, teacher or cluster. ValueError for what is wrong."""
     config = final_config(TrialConfig.from_yaml(_config_file(options.source)))
     name = options.name or _name_of(options.source)
+    if options.source.is_dir():
+        check_networks(options.source)
     if not NAME.fullmatch(name):
         raise ValueError(f"--name must be letters, digits, '.', '_' and '-', at most 100, got {name!r}")
     if config.batch_size % options.workers:

@@ -2,6 +2,7 @@
 again is."""
 
 import random
+import shutil
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,8 +17,10 @@ import torch
 from safetensors.torch import load_file
 from tally import Tally
 
+from rrd_search.export_folder import check_networks, write_provenance
 from rrd_search.optuna_searcher import Study
 from rrd_search.space import load_space
+from rrd_search.student_program import StudentProgram, save_program
 from rrd_search.study_snapshot import Snapshot, repair
 from trainables.config import TrialConfig
 from trainables.data.image_file import DamagedFile, read_images
@@ -166,6 +169,31 @@ def test_student(damage: Damage, whole: Path, config: TrialConfig, long: bool, t
             held = network.state_dict()
             assert all(torch.equal(held[name], before[name]) for name in before), "damaged weights were trusted"
         tally.add(f"student {damage.__name__}", 1)
+
+
+@pytest.fixture(scope="module")
+def exported(whole: Path, config: TrialConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The networks of an exported folder."""
+    folder = tmp_path_factory.mktemp("exported")
+    weights = folder / "student.safetensors"
+    weights.write_bytes((whole / weights.name).read_bytes())
+    program = StudentProgram(load_network(weights, config.student, 10), (0.5,) * 3, (0.5,) * 3)
+    save_program(program, config.data.image_size, folder / "student.pt2")
+    write_provenance(folder, {})
+    return folder
+
+
+@pytest.mark.parametrize("name", ["student.pt2", "student.safetensors"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_exported(damage: Damage, name: str, exported: Path, long: bool, tmp_path: Path, tally: Tally) -> None:
+    folder, chance = shutil.copytree(exported, tmp_path / "best"), random.Random(0)
+    file, content = folder / name, (exported / name).read_bytes()
+    check_networks(folder)
+    for _ in range(25 if long else 3):
+        file.write_bytes(damage(content, chance))
+        with pytest.raises(ValueError, match="is missing or damaged"):
+            check_networks(folder)
+        tally.add(f"exported {name} {damage.__name__}", 1)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
