@@ -188,6 +188,8 @@ class SearchRun:
         told as what it is. One that left, or may be tried again, waits for its turn."""
         proposal = self._running.pop(tune_id)
         self._training.discard(tune_id)
+        if error is not None and self.plan.resources.workers > 1:
+            self.interrupts.free.remote(proposal.trial_id)
         failure = self._failure(proposal.trial_id, result, error)
         if result.get("interrupted") or (failure is not None and self._tries_again(proposal, failure)):
             self.progress.left(proposal.trial_id)

@@ -133,6 +133,9 @@ def _train_ranks(plan: dict[str, Any]) -> None:
         cpu.settle(plan["threads"])
     else:
         torch.cuda.set_device(device)
+    if ray.train.get_context().get_world_rank() == 0:
+        group = ray.get_runtime_context().get_placement_group_id()
+        ray.get(plan["interrupts"].hold.remote(task.folder.name, group))
     heard = Heard(plan["interrupts"])
     if (
         known := earlier_report(task.folder, task.config, task.places)

@@ -1,4 +1,5 @@
-"""Interrupts: how a driver asks running trials, wherever they are, to write a checkpoint and leave."""
+"""Interrupts: how a driver asks running trials, wherever they are, to write a checkpoint and leave; and how it frees
+what the workers of a trial held that could not leave."""
 
 import asyncio
 import contextlib
@@ -6,6 +7,7 @@ import threading
 from typing import Any
 
 import ray
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 EVERYONE = "everyone"  # in place of a trial's id
@@ -13,10 +15,16 @@ WAITING_PROCESSES = 10_000  # at most
 
 
 class Interrupts:
-    """A Ray actor that holds who is asked to leave: ids of trials or nodes, or ``EVERYONE``."""
+    """A Ray actor that holds who is asked to leave: ids of trials or nodes, or ``EVERYONE``.
+
+    It also holds the placement groups of trials' workers, by their hexadecimal ids. Ray Train makes these; where its
+    controller is killed, they would be free with the end of the search, for Train's cleaner asks the dashboard, which
+    may not run.
+    """
 
     def __init__(self) -> None:
         self._asked: set[str] = set()
+        self._groups: dict[str, str] = {}  # by the trial's id
         self._change = asyncio.Event()
 
     async def ask(self, who: str) -> None:
@@ -32,6 +40,14 @@ class Interrupts:
         while self._asked == known:
             await self._change.wait()
         return self._asked
+
+    async def hold(self, trial_id: str, group: str) -> None:
+        self._groups[trial_id] = group
+
+    async def free(self, trial_id: str) -> None:
+        """The trial's process has died: what its workers held is free again."""
+        if (group := self._groups.pop(trial_id, None)) is not None:
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group)))
 
     def _tell(self) -> None:
         self._change.set()

@@ -74,14 +74,14 @@ def test_killed(
         driver,
     )
     time.sleep(chance.uniform(0, 0.3))
-    groups, pids = nodes.groups(), sorted({one["pid"] for one in search.seen() if one["trial"] == KILLED})
+    pids = sorted({one["pid"] for one in search.seen() if one["trial"] == KILLED})
     pid = {"worker": chance.choice(pids), "actor": nodes.actor(), "raylet": raylet_of(pids[-1])}[victim]
     os.kill(pid, signal.SIGKILL)
     killed = time.time()
     if victim == "raylet":
         nodes.add()
     search.await_seen(lambda seen: any(one["trial"] == NEXT for one in seen), driver)
-    leaked = _settles_above(nodes, groups)
+    leaked = _settles_above(nodes, 1 if workers == 1 else 2)  # Tune's, and Train's where there are workers
     driver.wait()
     found = examine(search, finished(search))
     tally.add(f"SIGKILL of a trial's {victim}, {workers} workers", 1, found, driver.code == 0)
@@ -89,7 +89,7 @@ def test_killed(
     tally.notes.append(f"{victim} of a trial with {workers} workers: another process trains {min(others):.1f} s later")
     assert driver.code == 0, driver.said
     assert not found.lines, found.lines
-    assert leaked == 0, f"{leaked} placement groups more than before"
+    assert leaked == 0, f"{leaked} placement groups more than a trial has"
     assert nodes.groups() == 0
     for trial in (KILLED, NEXT):
         _assert_same(search.folder / "trials" / trial, unbroken[workers] / trial)

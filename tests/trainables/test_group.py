@@ -11,6 +11,7 @@ import ray
 from trainables.checkpoint import Checkpoints
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
 from trainables.group import Group, _forget_refusal, _refusal, _refuse
+from trainables.interrupts import start_interrupts
 from trainables.places import Places
 from trainables.refusal import OUT_OF_MEMORY, REFUSED
 from trainables.resources import Resources
@@ -71,6 +72,15 @@ def test_stopped_between_two_epochs_it_frees_everything(task: Task) -> None:
     assert soon(nothing_is_left)
     assert Checkpoints(task.folder).files()
     assert finished_report(task.folder) is None
+
+
+def test_what_the_workers_of_a_dead_trial_held_is_free_again(task: Task) -> None:
+    interrupts = start_interrupts()
+    held = ray.util.placement_group([{"CPU": 1}, {"CPU": 1}])
+    ray.get([held.ready(), interrupts.hold.remote("00000", held.id.hex())])
+    assert not nothing_is_left()
+    ray.get([interrupts.free.remote("00000"), interrupts.free.remote("00000"), interrupts.free.remote("00001")])
+    assert soon(nothing_is_left)
 
 
 def test_a_refusal_is_known_on_all_machines_until_it_is_forgotten(task: Task, tmp_path: Path) -> None:
