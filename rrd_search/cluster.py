@@ -27,7 +27,7 @@ class Cluster:
     """Started on entry, left (and, where it is this machine's own, ended) on exit.
 
     Ray's token authentication stays on: its processes listen on all interfaces, whatever they are told. ValueError
-    where no cluster answers at ``address``.
+    where no cluster answers at ``address``, OSError where this machine's own does not start.
     """
 
     def __init__(self, address: str | None) -> None:
@@ -54,7 +54,11 @@ class Cluster:
             options |= {"address": self.address}
         try:
             ray.init(**options)
-        except (ConnectionError, ValueError, TimeoutError) as error:
+        except (
+            Exception
+        ) as error:  # Ray's own are of no class: it gives itself half a minute, which a busy machine exceeds
+            if self.is_here:
+                raise OSError(f"Ray did not start ({_line(error)}); the same command tries again") from error
             raise ValueError(f"--address {self.address}: no Ray cluster answers there ({_line(error)})") from error
         if self.is_here:
             _close_token()

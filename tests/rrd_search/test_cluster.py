@@ -49,6 +49,16 @@ def test_a_search_joins_the_cluster_that_the_machine_is_in(monkeypatch):
         chosen_cluster(None)
 
 
+def test_a_machine_too_busy_for_ray_is_told_so(monkeypatch):
+    def late(**_: object) -> None:
+        raise Exception("The current node timed out during startup. This could happen.\nAnd so on.")
+
+    monkeypatch.setattr("ray.init", late)
+    with pytest.raises(OSError, match=r"Ray did not start \(The current node timed out .* tries again") as told:
+        Cluster(None).__enter__()
+    assert "\n" not in str(told.value)
+
+
 def test_what_is_left_of_a_cluster_that_ended_holds_nobody_up(monkeypatch, tmp_path, caplog):
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.delenv("RRD_STORAGE", raising=False)
