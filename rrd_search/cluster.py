@@ -54,9 +54,7 @@ class Cluster:
             options |= {"address": self.address}
         try:
             ray.init(**options)
-        except (
-            Exception
-        ) as error:  # Ray's own are of no class: it gives itself half a minute, which a busy machine exceeds
+        except Exception as error:  # of no class where its half a minute was too short, as on a busy machine
             if self.is_here:
                 raise OSError(f"Ray did not start ({_line(error)}); the same command tries again") from error
             raise ValueError(f"--address {self.address}: no Ray cluster answers there ({_line(error)})") from error
