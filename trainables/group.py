@@ -20,6 +20,7 @@ from ray.util.queue import Queue
 from trainables import cpu
 from trainables.interrupts import Heard, on_this_node, start_interrupts
 from trainables.mirror import Mirror
+from trainables.ranks import own_rank
 from trainables.refusal import OUT_OF_MEMORY, refused
 from trainables.resources import Resources
 from trainables.result import Report, earlier_report
@@ -133,7 +134,7 @@ def _train_ranks(plan: dict[str, Any]) -> None:
         cpu.settle(plan["threads"])
     else:
         torch.cuda.set_device(device)
-    if ray.train.get_context().get_world_rank() == 0:
+    if own_rank() == 0:
         group = ray.get_runtime_context().get_placement_group_id()
         ray.get(plan["interrupts"].hold.remote(task.folder.name, group))
     heard = Heard(plan["interrupts"])
