@@ -40,7 +40,7 @@ def replaced(output: Path) -> Iterator[Path]:
 
 def write_provenance(folder: Path, facts: dict[str, object]) -> None:
     """Last of all: it holds the SHA-256 of each of the folder's files."""
-    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(folder.iterdir())}
+    sums = {path.name: _sha256(path) for path in sorted(folder.iterdir())}
     (folder / PROVENANCE).write_text(yaml.safe_dump({**facts, "files": sums}, sort_keys=False))
 
 
@@ -51,11 +51,14 @@ def check_networks(folder: Path) -> None:
         sums = dict(yaml.safe_load(provenance.read_text())["files"])
     except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{provenance} is missing or damaged; export once more") from error
-    for file in {*folder.iterdir(), *(folder / name for name in sums)}:
-        if file.suffix not in NETWORKS:
-            continue
-        if not file.is_file() or hashlib.sha256(file.read_bytes()).hexdigest() != sums.get(file.name):
+    files = {*folder.iterdir(), *(folder / name for name in sums)}
+    for file in sorted(file for file in files if file.suffix in NETWORKS):
+        if not file.is_file() or _sha256(file) != sums.get(file.name):
             raise ValueError(f"{file} is missing or damaged: its SHA-256 is not that of {PROVENANCE}; export once more")
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _check_replaceable(output: Path) -> None:
