@@ -49,19 +49,13 @@ class Launch:
         self._say_what()
         cluster = self.cluster
         with contextlib.ExitStack() as stack:
-            if cluster.is_here:  # everything about it is known before Ray is started
-                resources = self._resources([this_machine()], "this machine")
-                facts = self._teacher(resources)
-                resources = self._packed(resources, facts)
-                say(self.console, cluster.entry)
-                stack.enter_context(cluster)
-            else:
-                say(self.console, cluster.entry)
-                stack.enter_context(cluster)
+            if not cluster.is_here:
+                self._enter(stack)
                 cluster.await_servers(partial(say, self.console))
-                resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")
-                facts = self._teacher(resources)
-                resources = self._packed(resources, facts)
+            nodes = [this_machine()] if cluster.is_here else [*cluster.nodes(), *cluster.startable()]
+            resources = self._resources(nodes, "this machine" if cluster.is_here else "the cluster")
+            facts = self._teacher(resources)
+            resources = self._packed(resources, facts)
             self.space = with_teacher(self.space, facts)
             self.study = study = self.study or open_study(self.request, self.space, self.console)
             self._search_file(facts).write(self.request.folder)
@@ -70,11 +64,17 @@ class Launch:
             recorder = Recorder(self.request.folder, self.request.mlflow_uri, self.request.name)
             recorder.start_search(*self._recorded(facts))
             retell(recorder, [*study.references(), *study.trials()], self.request.folder)
+            if cluster.is_here:  # everything is known by now, and MLflow is imported while Ray starts
+                self._enter(stack)
             run = self._trials(study, recorder, resources, cluster)
         code = self._end(study, recorder, facts, run.signals.exit_code)
         if len(run.space_errors) >= SPACE_ERRORS:
             raise ValueError(run.space_errors[-1])
         return code
+
+    def _enter(self, stack: contextlib.ExitStack) -> None:
+        say(self.console, self.cluster.entry)
+        stack.enter_context(self.cluster)
 
     def _say_what(self) -> None:
         base, places = self.space.base, self.request.places
