@@ -1,7 +1,6 @@
 """How every command of the package reads its arguments and says what is wrong: one plain line, exit code 2."""
 
 import argparse
-import gc
 import logging
 import os
 import sys
@@ -42,7 +41,6 @@ def run_command(main: Callable[[list[str]], int]) -> NoReturn:
     except KeyboardInterrupt:
         code = INTERRUPTED
     sys.stdout.flush()
-    gc.freeze()  # or Python looks through all objects of a dozen libraries before it ends: a second and more
     sys.exit(code)
 
 
