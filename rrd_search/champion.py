@@ -52,14 +52,14 @@ def log_champion(tracking_uri: str, search: str, champion: Champion) -> str:
     Waits for MLflow. Repeatable: the same student twice changes nothing, and a step that was cut off is made whole.
     RuntimeError, in one line, when MLflow does not take it.
     """
-    from mlflow.exceptions import MlflowException
-
     assert len(champion.input_example) >= 2, "the input example must hold 2 images or more"
     try:
         client = quiet_client(tracking_uri)
         version = _registered(client, champion) or _register(client, search, champion)
         client.set_registered_model_alias(champion.name, ALIAS, version.version)
-    except MlflowException as error:
+    except RuntimeError:
+        raise
+    except Exception as error:  # MLflow's own, or whatever the client of its artifacts' store raises
         raise RuntimeError(
             f"MLflow at {shown_uri(tracking_uri)} did not take the champion: {plain_reason(error)}"
         ) from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import ray
 import torch
+from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
 from rrd_search.begun import close, end_search, finished, open_study, send_rest, with_teacher
@@ -161,8 +162,13 @@ class Launch:
             say(self.console, "waiting for a node to train the teacher on ...")
         task: Any = ray.remote(_make_teacher_there)
         request = {"num_cpus": resources.cpus_per_worker, "num_gpus": min(resources.gpus_per_worker, 1)}
-        for said in task.options(**request, num_returns="streaming").remote(base, places):
-            yield ray.get(said)
+        try:
+            for said in task.options(**request, num_returns="streaming").remote(base, places):
+                yield ray.get(said)
+        except RayTaskError as error:  # whose text is the whole traceback
+            raise error.cause from None
+        except RayError as error:
+            raise OSError(f"the teacher's training was lost: {' '.join(str(error).split())[:200]}") from error
 
     def _say_teacher(self, said: TeacherProgress) -> None:
         line = f"training the teacher: epoch {said.epoch}/{said.epochs}, {percent(said.val_accuracy)} held-out"

@@ -1,7 +1,7 @@
 """python -m rrd_search.status NAME: what a search is doing, what came of it, and what it takes, without touching it.
 
 Nothing is written in its folder and no lock is taken. Neither Ray nor PyTorch nor Optuna is imported, but where the
-storage is at a URI.
+storage is at a URI, or in a folder that other machines share.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rrd_search.command import Parser, default_storage, run_command
 from rrd_search.journal import unsent_in
+from rrd_search.network_folder import on_network
 from rrd_search.progress import duration, percent, say
 from rrd_search.search_file import read_search_file
 from rrd_search.stored_search import Stored, at_uri, in_folder
@@ -30,10 +31,10 @@ def main(arguments: list[str]) -> int:
     options = parser.parse_args(arguments)
     console = Console()
     with contextlib.ExitStack() as stack:
-        if "://" in options.storage:
-            stored = stack.enter_context(at_uri(options.storage, options.name))
-        else:
-            stored = in_folder(Path(options.storage).absolute(), options.name)
+        folder, uri = Path(options.storage).absolute(), options.storage
+        if "://" not in uri and on_network(folder):
+            uri = folder.as_uri()
+        stored = stack.enter_context(at_uri(uri, options.name)) if "://" in uri else in_folder(folder, options.name)
         for line in status(stored):
             say(console, line)
     return 0

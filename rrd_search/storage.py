@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from rrd_search.network_folder import on_network
 from rrd_search.study_snapshot import SNAPSHOT, read_snapshot
 from trainables.mirror import SCHEME, Mirror, open_store
 from trainables.places import Places
@@ -25,9 +26,6 @@ from trainables.result import FILES
 from trainables.whole_file import write_whole
 
 HOLDER = "driver.json"  # beside a search at a URI: the machine that drives it, or did so last
-NETWORK = {"nfs", "nfs4", "cifs", "smb3", "lustre", "gpfs", "beegfs", "ceph", "afs", "9p"} | {
-    f"fuse.{name}" for name in ("sshfs", "glusterfs", "ceph", "cephfs", "juicefs", "s3fs", "gcsfuse", "mfs")
-}  # kinds of file systems
 BEAT_SECONDS = 20.0
 DEAD_SECONDS = 90.0  # without a beat, after which the driver counts as gone
 LOOK_SECONDS = 5.0  # between two looks at the beat of another one
@@ -63,18 +61,6 @@ def cache() -> Path:
                 f"{folder} belongs to another user; XDG_CACHE_HOME may name another folder of this machine"
             )
     return folder
-
-
-def on_network(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> bool:
-    """Whether it lies on a file system that other machines share; ``mounts`` as Linux tells them (proc(5))."""
-    if not mounts.is_file():
-        return False
-    kind_of = {}
-    for line in mounts.read_text().splitlines():
-        there, _, what = line.partition(" - ")
-        kind_of[there.split()[4].replace("\\040", " ")] = what.split()[0]
-    kinds = (kind_of[str(folder)] for folder in (path.resolve(), *path.resolve().parents) if str(folder) in kind_of)
-    return next(kinds, "") in NETWORK
 
 
 def bring(places: Places, name: str) -> None:

@@ -75,6 +75,8 @@ def at_uri(uri: str, name: str) -> Iterator[Stored]:
             raise ValueError(f"{uri} cannot be read: {str(error).splitlines()[0]}") from error
         if (content := read_snapshot(folder / SNAPSHOT)) is not None:
             (folder / "study.db").write_bytes(content)
+        elif (folder / SNAPSHOT).is_file():
+            raise ValueError(f"{uri}/{name}/{SNAPSHOT} is damaged: its checksum is wrong")
         alive, driver = _told(folder)
         yield Stored(folder=folder, place=uri.partition("?")[0], files=files, alive=alive, driver=driver)
 

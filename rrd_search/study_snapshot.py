@@ -19,6 +19,17 @@ SNAPSHOT = "study.snapshot"  # in the folder of a search
 SHARE = 0.01  # of the driver's time goes into snapshots, at most
 log = logging.getLogger(__name__)
 RUNNING = ("RUNNING", "WAITING")  # states of trials that may still change
+# What SQLite says of a file that it cannot use now, whatever is in it: permissions, locks, memory, the disk.
+NOT_NOW = {
+    sqlite3.SQLITE_PERM,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_NOMEM,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_CANTOPEN,
+}
 
 
 class Snapshot:
@@ -62,7 +73,8 @@ def read_snapshot(file: Path) -> bytes | None:
 def repair(database: Path, snapshot: Path, say: Callable[[str], None]) -> None:
     """Before the study is opened: put the snapshot in place of a database that is lost or damaged, and say so.
 
-    ValueError where the database is damaged and there is no snapshot to go back to.
+    ValueError where there is no whole snapshot to go back to. OSError where the database cannot be read now, as on a
+    full disk; it is then left alone.
     """
     content = read_snapshot(snapshot)
     if not database.is_file():
@@ -71,15 +83,20 @@ def repair(database: Path, snapshot: Path, say: Callable[[str], None]) -> None:
                 rest.unlink()
             write_whole(database, content)
             say(f"{database} is not there: the search goes on from {snapshot}")
+        elif snapshot.is_file():
+            told = "nothing is left to go on from; another --name starts another search"
+            raise ValueError(f"{database} is not there, and {snapshot} is damaged: {told}")
         return
     damage = _damage(database, content)
     if damage is None:
         return
     if content is None:
         raise ValueError(f"{database} is damaged ({damage}), and {snapshot} is missing or damaged too")
+    restored = database.with_name(f"restored-{database.name}")
+    write_whole(restored, content)  # before anything is moved: the disk may not take it
     for file in sorted(database.parent.glob(f"{database.name}*"), reverse=True):  # the database itself last
         file.rename(file.with_name(f"damaged-{int(time.time())}-{file.name}"))
-    write_whole(database, content)
+    restored.rename(database)
     say(f"{database} was damaged ({damage}): the search goes on from {snapshot}; trials told since then are told again")
 
 
@@ -96,6 +113,8 @@ def _damage(database: Path, snapshot: bytes | None) -> str | None:
                 known.deserialize(snapshot)
                 return _difference(live, known)
     except sqlite3.DatabaseError as error:
+        if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in NOT_NOW:  # the low byte is the kind
+            raise OSError(f"{database} cannot be read now: {error}") from error
         return str(error)
 
 

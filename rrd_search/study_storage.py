@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage, RDBStorage
 from rrd_search.study_memory import Remembering
 
 WRITE_AHEAD = slice(18, 20)  # of an SQLite file: whether its latest writes are in another one
+NO_ROOM = ("is full", "disk I/O error")  # as SQLite says it of a disk, and of a quota
 ROOM_SECONDS = 1.0  # between two tries where the disk is full
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class StudyStorage:
 
 
 class _Patient:
-    """A storage whose calls wait while the disk is full. A call that failed for that changed nothing."""
+    """A storage whose calls wait while the disk takes nothing. A call that failed for that changed nothing."""
 
     def __init__(self, storage: BaseStorage, url: str) -> None:
         self._storage, self._url = storage, url
@@ -66,10 +67,10 @@ class _Patient:
             try:
                 return method(*arguments, **named)
             except (sqlalchemy.exc.OperationalError, StorageInternalError) as error:
-                if "is full" not in f"{error} {error.__cause__}":
+                if not any(words in f"{error} {error.__cause__}" for words in NO_ROOM):
                     raise
             if not said:
-                log.warning("the disk of %s is full: the search waits until there is room", self._url)
+                log.warning("the disk of %s is full, or fails: the search waits until it takes writes", self._url)
                 said = True
             time.sleep(ROOM_SECONDS)
 

@@ -3,12 +3,16 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainables.checkpoint import FILES as CHECKPOINT_FILES
+from trainables.checkpoint import Checkpoints
 from trainables.config import TrialConfig
 from trainables.mirror import Mirror
 from trainables.places import Places
+from trainables.ranks import own_rank
 from trainables.whole_file import write_whole
 
 RESULT = "result.json"
@@ -24,6 +28,14 @@ def write_result(folder: Path, config: TrialConfig, curve: list[dict[str, float]
     write_whole(folder / RESULT, json.dumps({**result, "sha256": _digest(result)}).encode())
 
 
+def settle(folder: Path, mirror: Mirror, files: Sequence[str] = FILES) -> None:
+    """After ``write_result``: put the trial's ``files`` in the mirror too; no checkpoint is needed any more."""
+    for name in files:
+        mirror.push(folder / name)
+    Checkpoints(folder).delete()
+    mirror.push_only(folder, CHECKPOINT_FILES)
+
+
 def finished_report(folder: Path) -> Report | None:
     """The report of a trial that ``finish`` ended, with its whole curve; None while it is not finished. ``ValueError``
     where the file is damaged."""
@@ -31,17 +43,21 @@ def finished_report(folder: Path) -> Report | None:
 
 
 def earlier_report(folder: Path, config: TrialConfig, places: Places) -> Report | None:
-    """As ``finished_report``, of a process that ended before it was heard. A damaged result, or one of another config
-    under the same id, is deleted, and the trial runs again."""
-    path = folder / RESULT
-    Mirror(places).pull(path)
+    """As ``finished_report``, of a process that ended before it was heard, perhaps before its files were in the mirror.
+    A damaged result, or one of another config under the same id, is deleted, and the trial runs again."""
+    path, mirror = folder / RESULT, Mirror(places)
+    there = mirror.pull(path)
     try:
         result = _read_result(folder)
     except ValueError as damage:
         log.warning("%s: the trial runs again", damage)
     else:
-        if result is None or result["config_hash"] == config.config_hash:
-            return None if result is None else _report_of(result)
+        if result is None:
+            return None
+        if result["config_hash"] == config.config_hash:
+            if own_rank() == 0:
+                settle(folder, mirror, () if there else FILES)
+            return _report_of(result)
         log.warning("%s is of config %s: the trial runs", path, result["config_hash"])
     path.unlink(missing_ok=True)
     return None

@@ -22,8 +22,7 @@ from trainables.mirror import Mirror
 from trainables.outputs import Batch
 from trainables.places import Places
 from trainables.ranks import own_rank, sum_over_ranks, world_size
-from trainables.result import FILES as RESULT_FILES
-from trainables.result import STUDENTS, Report, write_result
+from trainables.result import STUDENTS, Report, settle, write_result
 from trainables.rungs import WeightAverage
 from trainables.teacher import LiveTeacher, no_teacher
 from trainables.teacher_table import TeacherTable
@@ -219,10 +218,7 @@ class Worker:
             save_weights(weights, folder / name)
         write_whole(folder / "config.yaml", self.config.to_yaml().encode())
         write_result(folder, self.config, self.curve, self.summary())
-        for name in RESULT_FILES:
-            self._mirror.push(folder / name)
-        self._checkpoints.delete()
-        self._mirror.push_only(folder, CHECKPOINT_FILES)
+        settle(folder, self._mirror)
 
     def write_checkpoint(self) -> None:
         """Everything that the rest of the trial depends on. A full disk costs the checkpoint, not the trial."""

@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import random
 import shutil
 import signal
 import socket
@@ -25,6 +26,7 @@ from mlflow.entities import Run, ViewType
 from safetensors.torch import save_file
 
 from rrd_search.champion import Champion, log_champion
+from rrd_search.journal import Journal
 from rrd_search.record import Recorder
 from rrd_search.tracking import check_tracking_uri, quiet_client
 
@@ -433,6 +435,26 @@ def test_torn_and_damaged_lines(tmp_path: Path, sqlite_uri: str) -> None:
     journal.write_bytes(journal.read_bytes() + b'\x00\xff"\r{\n')
     said = Recorder(tmp_path / "s", sqlite_uri, "torn").close(ENOUGH_SECONDS)
     assert said == f"1 damaged lines of {journal} were left out"
+
+
+def test_a_line_of_which_a_bit_was_flipped_is_left_out(tmp_path: Path, sqlite_uri: str) -> None:
+    recorder = Recorder(tmp_path / "s", "http://127.0.0.1:9", "flipped")
+    record_search(recorder)
+    recorder.close(0)
+    file = tmp_path / "s" / "record.jsonl"
+    lines, chance = file.read_bytes().splitlines(keepends=True), random.Random(0)
+    whole = list(Journal(tmp_path / "s", server="").events())
+    assert len(whole) == len(lines)
+    for number, line in enumerate(lines):
+        bit = chance.randrange(8 * (len(line) - 1))
+        damaged = bytearray(line)
+        damaged[bit // 8] ^= 1 << bit % 8
+        if b"\n" in damaged[:-1]:
+            continue
+        file.write_bytes(b"".join([*lines[:number], bytes(damaged), *lines[number + 1 :]]))
+        assert list(Journal(tmp_path / "s", server="").events()) == [*whole[:number], *whole[number + 1 :]]
+    said = Recorder(tmp_path / "s", sqlite_uri, "flipped").close(ENOUGH_SECONDS)
+    assert said == f"1 damaged lines of {file} were left out"
 
 
 def test_a_full_disk_raises_nothing_and_is_told(tmp_path: Path, sqlite_uri: str, monkeypatch: Any) -> None:

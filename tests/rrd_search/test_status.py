@@ -26,7 +26,7 @@ from rrd_search.study_snapshot import SNAPSHOT
 from rrd_search.study_storage import StudyStorage
 from trainables.mirror import Mirror
 from trainables.places import Places
-from trainables.whole_file import write_whole
+from trainables.whole_file import write_sealed, write_whole
 
 DRIVER = """
 import sys, time
@@ -155,6 +155,24 @@ def test_at_a_uri(tiny_storage: Path, tmp_path: Path) -> None:
         pytest.raises(ValueError, match="no search called other in file:"),
     ):
         list(status(stored))
+
+
+def test_a_folder_that_machines_share_is_looked_at_as_tune_uses_it(
+    tiny_storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its study lies in the cache of the driver's machine, and its snapshot there."""
+    monkeypatch.setattr("rrd_search.status.on_network", lambda path: path == tmp_path)
+    study = StudyStorage(f"sqlite:///{tiny_storage / NAME / 'study.db'}")
+    write_sealed(tmp_path / NAME / SNAPSHOT, study.content())
+    study.close()
+    shutil.copy(tiny_storage / NAME / "search.yaml", tmp_path / NAME)
+    assert main([NAME, "--storage", str(tmp_path)]) == 0
+    assert "4 of 4 trials have ended: 2 complete" in capsys.readouterr().out
+    damaged = bytearray((tmp_path / NAME / SNAPSHOT).read_bytes())
+    damaged[100] ^= 1
+    (tmp_path / NAME / SNAPSHOT).write_bytes(bytes(damaged))
+    with pytest.raises(ValueError, match="is damaged: its checksum is wrong"):
+        main([NAME, "--storage", str(tmp_path)])
 
 
 def test_records_that_wait_for_mlflow(tmp_path: Path) -> None:

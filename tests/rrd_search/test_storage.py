@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from rrd_search import storage
-from rrd_search.storage import HOLDER, TAKEN_OVER, cache, held_there, holder_of, on_network, places_of
+from rrd_search.network_folder import on_network
+from rrd_search.storage import HOLDER, TAKEN_OVER, cache, held_there, holder_of, places_of
 
 MOUNTS = """\
 22 1 8:1 / / rw,relatime - ext4 /dev/sda1 rw

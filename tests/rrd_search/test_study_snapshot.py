@@ -1,5 +1,7 @@
 """A study that is lost, truncated or changed by a bit is found out, and its snapshot takes its place."""
 
+import contextlib
+import errno
 import random
 import shutil
 import sqlite3
@@ -120,6 +122,35 @@ def test_a_damaged_snapshot_is_not_trusted(folder: Path) -> None:
     (folder / "study.db").write_bytes(b"nothing of the kind")
     with pytest.raises(ValueError, match="missing or damaged too"):
         repaired(folder)
+
+
+def test_a_study_that_cannot_be_read_now_is_left_alone(folder: Path) -> None:
+    before = sorted(path.name for path in folder.iterdir())
+    with contextlib.closing(sqlite3.connect(folder / "study.db")) as other:
+        other.execute("pragma locking_mode=exclusive")
+        other.execute("begin exclusive")
+        with pytest.raises(OSError, match="cannot be read now: database is locked"):
+            repaired(folder)
+    assert sorted(path.name for path in folder.iterdir() if path.suffix != ".db-shm") == before
+
+
+def test_a_lost_study_with_a_damaged_snapshot_does_not_begin_anew(folder: Path) -> None:
+    (folder / "study.db").unlink()
+    (folder / "study.snapshot").write_bytes(b"nothing of the kind")
+    with pytest.raises(ValueError, match="nothing is left to go on from"):
+        repaired(folder)
+
+
+def test_a_full_disk_while_it_is_repaired_moves_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "study.db").write_bytes(b"nothing of the kind")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("rrd_search.study_snapshot.write_whole", full)
+    with pytest.raises(OSError, match="No space left"):
+        repaired(folder)
+    assert (folder / "study.db").read_bytes() == b"nothing of the kind"
 
 
 @pytest.mark.parametrize(("remote", "expected"), [(False, 1), (True, 4)], ids=["local", "mirrored"])

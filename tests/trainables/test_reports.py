@@ -10,6 +10,7 @@ import torch
 
 from trainables.checkpoint import Checkpoints
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
+from trainables.result import FILES
 from trainables.trial import Inline, Leaving, Trial
 
 
@@ -40,6 +41,26 @@ def plan(storage: Path, folder: Path, **more: Any) -> dict[str, Any]:
 
 def epochs(report: dict[str, Any]) -> list[int]:
     return [metrics["epoch"] for metrics in report["curve"]]
+
+
+def test_what_was_finished_before_it_was_in_the_store_gets_there(storage: Path, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    folder = storage / "search"
+    plans = plan(storage, folder, remote=there.as_uri(), report_seconds=0.0)
+    trial = Trial(plans)
+    while not (report := trial.step())["done"]:
+        pass
+    files = {file.name for file in (there / "search/trials/00000").iterdir()}
+    assert files == set(FILES)
+    (there / "search/trials/00000/result.json").unlink()  # as if the process had been killed while it copied
+    (there / "search/trials/00000/student.safetensors").unlink()
+    (folder / "trials/00000/checkpoint-000009.pt").write_bytes(b"of before")
+    again = Trial(plans).step()
+    assert again["done"]
+    assert again["summary"] == report["summary"]
+    assert {file.name for file in (there / "search/trials/00000").iterdir()} == files
+    assert not list((folder / "trials/00000").glob("checkpoint-*"))
 
 
 @pytest.mark.parametrize(
