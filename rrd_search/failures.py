@@ -11,9 +11,11 @@ from trainables.refusal import OUT_OF_MEMORY
 from trainables.trial import Leaving
 
 PREEMPTED, HUNG, NODE_LOST, DIED, ERROR = "preempted", "stood still", "node lost", "process died", "error"
+DATA = "data error"  # images, teacher, checkpoints or results cannot be read or written there
 # Each time from the last checkpoint. What would only come again has no retry: a config or data that cannot be trained,
 # a loss that diverged.
-RETRIES = {OUT_OF_MEMORY: 1, HUNG: 1, ERROR: 1, DIED: 3, NODE_LOST: 10}
+RETRIES = {OUT_OF_MEMORY: 1, HUNG: 1, ERROR: 1, DIED: 3, NODE_LOST: 10, DATA: 12}
+PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 15.0, 600.0  # before data is tried again, each time twice as long: over an hour
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,12 @@ class Failures:
         self._counts[trial_id, failure.kind] += 1
         return self._counts[trial_id, failure.kind] <= RETRIES.get(failure.kind, 0)
 
+    def pause(self, trial_id: str, failure: Failure) -> float:
+        """How many seconds the trial waits before it is tried again: a store that is away takes its time."""
+        if failure.kind != DATA:
+            return 0.0
+        return min(PAUSE_SECONDS * 2 ** (self._counts[trial_id, DATA] - 1), LONGEST_PAUSE_SECONDS)
+
 
 def failure_of(error: Any, hung: bool) -> Failure:
     """Of an error that a trial's actor raised, or that Ray raised in its place. ``hung``: its watchdog ended it."""
@@ -55,14 +63,19 @@ def failure_of(error: Any, hung: bool) -> Failure:
             return Failure(PREEMPTED, "its node was taken away")
         lost = any("its node has died" in str(one) for one in dead)  # as Ray says it, which has no class for it
         return Failure(NODE_LOST, "its node died") if lost else Failure(DIED, "its process died")
-    return Failure(ERROR, said[-1])
+    data = [one for one in _errors(error) if isinstance(one, OSError)]
+    return Failure(DATA, " ".join(str(data[0]).split())) if data else Failure(ERROR, said[-1])
 
 
 def _dead(error: Any) -> list[RayActorError]:
     """What Ray raised in place of processes of the trial. Of several workers, Ray Train has started others in place of
     the lost ones as often as it may; those that lived tell what they make of the loss, each in its words."""
+    return [one for one in _errors(error) if isinstance(one, RayActorError)]
+
+
+def _errors(error: Any) -> list[Any]:
+    """Those of a trial's process, or of its workers."""
     cause = getattr(error, "cause", None) or error
-    found = [error]
     if isinstance(cause, WorkerGroupError):
-        found = [getattr(one, "health_check_failure", one) for one in cause.worker_failures.values()]
-    return [one for one in found if isinstance(one, RayActorError)]
+        return [getattr(one, "health_check_failure", one) for one in cause.worker_failures.values()]
+    return [error if isinstance(error, RayActorError) else cause]

@@ -137,19 +137,36 @@ class Launch:
         """Facts of the base's teacher: the one that the search was begun with, or from a checkpoint, or trained now."""
         base, places = self.space.base, self.request.places
         begun, checkpoint = read_search_file(self.request.folder), self.options.teacher_checkpoint
-        if begun is not None and checkpoint is None and base.teacher.weights == begun.teacher.get("weights"):
-            stored_teacher(base, places)
-            return begun.teacher
-        if base.teacher.weights is not None and checkpoint is None:
+        weights = begun.teacher.get("weights") if begun is not None else None
+        if begun is not None and checkpoint is None and base.teacher.weights == weights:
+            try:
+                stored_teacher(base, places)
+                return begun.teacher
+            except ValueError as error:
+                if not begun.teacher.get("trained_here"):
+                    raise
+                say(self.console, f"{str(error).partition(';')[0]}: it is trained again")
+        elif base.teacher.weights is not None and checkpoint is None:
             checkpoint = stored_teacher(base, places)
         if checkpoint is not None:
             return teacher_facts(load_teacher(base, places, checkpoint))
+        facts = self._trained_teacher(base, places, resources)
+        if base.teacher.weights not in (None, facts["weights"]):
+            told = f"trained again, the teacher is {facts['weights']}, and the search's is {base.teacher.weights}"
+            raise ValueError(f"{told}; another --name starts another search")
+        return facts
+
+    def _trained_teacher(self, base: TrialConfig, places: Places, resources: Resources) -> dict[str, Any]:
         facts: dict[str, Any] = {}
-        for said in self._make_teacher(base, places, resources):
-            if isinstance(said, TeacherProgress):
-                self._say_teacher(said)
-            else:
-                facts = teacher_facts(said)
+        try:
+            for said in self._make_teacher(base, places, resources):
+                if isinstance(said, TeacherProgress):
+                    self._say_teacher(said)
+                else:
+                    facts = teacher_facts(said)
+        except KeyboardInterrupt:
+            say(self.console, "\nstopped: the same command goes on from the teacher's last checkpoint")
+            raise
         return facts
 
     def _make_teacher(

@@ -76,6 +76,7 @@ class SearchRun:
         self._seconds: list[float] = []  # that complete trials took
         self._started: dict[str, float] = {}
         self._failures = Failures()
+        self._pauses: dict[str, float] = {}  # time.monotonic() until which a trial waits, by its id
         self._room: dict[str, float] = {}  # how many times the usual resources a trial gets, by its id
         self.interrupts: Any = None  # the actor, while trials run
         self.signals = Signals()
@@ -88,15 +89,18 @@ class SearchRun:
         """The Tune config of the next trial; None while there is no room for one; FINISHED after the last."""
         if self.leaving or self._too_late():
             return str(Searcher.FINISHED)
-        if len(self._running) >= self.capacity() or self._disk.full:
+        ready = [one for one in self._waiting if self._pauses.get(one.trial_id, 0.0) <= time.monotonic()]
+        paused = len(self._waiting) - len(ready)  # their places stay free
+        if len(self._running) + paused >= self.capacity() or self._disk.full:
             return None
-        if not self._waiting:
+        if not ready:
             proposal = self._propose() if self._proposed < self.plan.trials else None
-            if proposal is None:  # for good, once nothing runs that may have to be tried again
-                return None if self._running else str(Searcher.FINISHED)
+            if proposal is None:  # for good, once nothing runs or waits that may have to be tried again
+                return None if self._running or paused else str(Searcher.FINISHED)
             self._proposed += 1
-            self._waiting.append(proposal)
-        proposal = self._waiting.popleft()
+        else:
+            proposal = ready[0]
+            self._waiting.remove(proposal)
         self._start(tune_id, proposal)
         return self._tune_config(proposal)
 
@@ -231,7 +235,10 @@ class SearchRun:
             if more == self.plan.resources or more.workers > 1 or not has_room(more, self.cluster.nodes()):
                 return False
             self._room[proposal.trial_id] = 2
-        self.progress.say(f"trial {proposal.trial_id} goes on from its last checkpoint ({failure})")
+        pause = self._failures.pause(proposal.trial_id, failure)
+        self._pauses[proposal.trial_id] = time.monotonic() + pause
+        when = f" in {pause:.0f} s" if pause else ""
+        self.progress.say(f"trial {proposal.trial_id} goes on from its last checkpoint{when} ({failure})")
         return True
 
     def _resources(self, room: float) -> Resources:

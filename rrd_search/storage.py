@@ -34,7 +34,7 @@ TAKEN_OVER = 1  # exit code
 
 
 def places_of(storage: str, data_root: Path = Path("data"), table_gb: float = 20.0) -> Places:
-    """ValueError for a URI that is none of pyarrow's."""
+    """ValueError for a URI that is none of pyarrow's, or does not answer."""
     data_root = data_root.absolute()
     if re.match(r"[a-z][a-z0-9]+:/", storage) and not SCHEME.match(storage):
         scheme, _, rest = storage.partition(":")
@@ -44,7 +44,10 @@ def places_of(storage: str, data_root: Path = Path("data"), table_gb: float = 20
         if not on_network(folder):
             return Places(storage=folder, data_root=data_root, table_gb=table_gb)
         storage = folder.as_uri()
-    open_store(storage)
+    try:
+        open_store(storage)
+    except OSError as error:
+        raise ValueError(f"--storage {storage} does not answer: {str(error).splitlines()[0]}") from error
     own = cache() / hashlib.sha256(storage.partition("?")[0].encode()).hexdigest()[:16]
     return Places(storage=own, data_root=data_root, table_gb=table_gb, remote=storage)
 

@@ -57,7 +57,10 @@ def at_uri(uri: str, name: str) -> Iterator[Stored]:
     from trainables.mirror import Mirror, open_store
     from trainables.places import Places
 
-    store, root = open_store(uri)
+    try:
+        store, root = open_store(uri)
+    except OSError as error:
+        raise ValueError(f"{uri} does not answer: {str(error).splitlines()[0]}") from error
 
     def files(sub: str) -> Iterator[tuple[PurePath, int]]:
         top = f"{root}/{sub}"

@@ -14,6 +14,7 @@ from pathlib import Path
 BUCKET = "bucket"
 CREDENTIALS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing", "AWS_EC2_METADATA_DISABLED": "true"}
 START_SECONDS = 60.0
+PID = "s3.pid"  # of the server, in its folder
 
 
 @contextmanager
@@ -25,6 +26,7 @@ def s3_server(folder: Path) -> Iterator[str]:
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     with (folder / "s3.log").open("wb") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **CREDENTIALS})
+    (folder / PID).write_text(str(server.pid))
     try:
         _make_bucket(f"http://127.0.0.1:{port}/{BUCKET}")
         yield f"s3://{BUCKET}/searches?endpoint_override=127.0.0.1:{port}&scheme=http&region=us-east-1"

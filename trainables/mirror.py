@@ -118,9 +118,9 @@ class Mirror:
 
 def open_store(uri: str) -> tuple[fs.FileSystem, str]:
     """The file system and the path in it that a URI names, as ``s3://BUCKET/FOLDER?endpoint_override=HOST:PORT``.
-    ValueError for what pyarrow does not know."""
+    ValueError for what pyarrow does not know, OSError where it asks the store and gets no answer."""
     try:
         store, root = fs.FileSystem.from_uri(uri)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ValueError(f"{uri} is no storage: {str(error).splitlines()[0]}") from error
     return store, root.rstrip("/")

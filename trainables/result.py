@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainables.checkpoint import FILES as CHECKPOINT_FILES
 from trainables.checkpoint import Checkpoints
 from trainables.config import TrialConfig
 from trainables.mirror import Mirror
@@ -32,8 +31,7 @@ def settle(folder: Path, mirror: Mirror, files: Sequence[str] = FILES) -> None:
     """After ``write_result``: put the trial's ``files`` in the mirror too; no checkpoint is needed any more."""
     for name in files:
         mirror.push(folder / name)
-    Checkpoints(folder).delete()
-    mirror.push_only(folder, CHECKPOINT_FILES)
+    Checkpoints(folder, mirror).delete()
 
 
 def finished_report(folder: Path) -> Report | None:

@@ -1,9 +1,12 @@
 """The frozen network: loaded from a checkpoint or trained here once, kept in the storage folder, served to trials."""
 
+import contextlib
 import dataclasses
+import logging
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ import yaml
 from filelock import FileLock
 from torch import Tensor, nn
 
+from trainables.checkpoint import Checkpoints
 from trainables.config import RRD, OptimizerConfig, ScheduleConfig, TrialConfig
 from trainables.data.batches import Batches
 from trainables.data.parts import Training as TrainingImages
@@ -21,9 +25,10 @@ from trainables.mirror import Mirror
 from trainables.models.network import Network
 from trainables.outputs import Batch, Outputs
 from trainables.places import Places
-from trainables.weights import load_network, save_weights, weights_hash
+from trainables.weights import load_network, read_weights, save_weights, weights_hash
 from trainables.whole_file import write_whole
 
+log = logging.getLogger(__name__)
 SLOWER = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # the papers train these with a rate of 0.01
 
 
@@ -74,10 +79,11 @@ def no_teacher(batch: Batch) -> Outputs:
 
 
 def stored_teacher(config: TrialConfig, places: Places) -> Path:
-    """Where the teacher with the config's hash lies. ValueError where it does not."""
+    """Where the teacher with the config's hash lies, whole. ValueError where it does not."""
     path = _path(config.teacher.architecture, config.teacher.weights, places)
-    if not path.is_file() and not Mirror(places).pull(path):
-        raise ValueError(f"{path}: no such teacher; give its checkpoint with --teacher-checkpoint")
+    if not _is_whole(path) and not (Mirror(places).pull(path) and _is_whole(path)):
+        what = "a damaged teacher" if path.is_file() else "no such teacher"
+        raise ValueError(f"{path}: {what}; give its checkpoint with --teacher-checkpoint")
     return path
 
 
@@ -94,23 +100,41 @@ def load_teacher(config: TrialConfig, places: Places, checkpoint: Path) -> Teach
 
 
 def make_teacher(config: TrialConfig, places: Places, device: torch.device) -> Iterator[TeacherProgress | TeacherFile]:
-    """Train the config's teacher, or find it trained by an earlier search; the last thing yielded is its file."""
-    recipe = teacher_recipe(config)
+    """Train the config's teacher, from its last checkpoint on, or find it trained by an earlier search; the last thing
+    yielded is its file."""
+    recipe, mirror = teacher_recipe(config), Mirror(places)
     images = load_training(config.data, places.storage, places.data_root)
     note = places.storage / "teachers" / f"{recipe.config_hash}-{images.part.sha256[:16]}.yaml"
     note.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(note.with_suffix(".lock")):
-        if not note.is_file() and not Mirror(places).pull(note):
+        known = _noted(note, config, places)
+        if known is None:
+            checkpoints = Checkpoints(note.with_suffix(""), mirror)
             trained = Training(recipe, Distiller(recipe, len(images.part.classes)), device)
-            accuracy = yield from _train(trained, images)
+            accuracy = yield from _train(trained, images, checkpoints)
             weights = weights_hash(trained.distiller.student.state_dict())
             _store(trained.distiller.student, config.teacher.architecture, weights, places)
-            content = {"weights": weights, "val_accuracy": accuracy, "recipe": recipe.to_dict()}
-            write_whole(note, yaml.safe_dump(content, sort_keys=False).encode())
-            Mirror(places).push(note)
-    known = yaml.safe_load(note.read_text())
+            known = {"weights": weights, "val_accuracy": accuracy, "recipe": recipe.to_dict()}
+            write_whole(note, yaml.safe_dump(known, sort_keys=False).encode())
+            mirror.push(note)
+            checkpoints.delete()
+            with contextlib.suppress(OSError):  # it was never made, where no checkpoint was due
+                checkpoints.folder.rmdir()
     path = stored_teacher(with_weights(config, known["weights"]), places)
     yield TeacherFile(path=path, weights=known["weights"], trained_here=True, val_accuracy=known["val_accuracy"])
+
+
+def _noted(note: Path, config: TrialConfig, places: Places) -> dict[str, Any] | None:
+    """What the note says of a teacher that is there and whole."""
+    if not note.is_file() and not Mirror(places).pull(note):
+        return None
+    known: dict[str, Any] = yaml.safe_load(note.read_text())
+    try:
+        stored_teacher(with_weights(config, known["weights"]), places)
+    except ValueError as error:
+        log.warning("%s: it is trained again", str(error).partition(";")[0])
+        return None
+    return known
 
 
 def with_weights(config: TrialConfig, weights: str) -> TrialConfig:
@@ -133,14 +157,24 @@ def teacher_recipe(config: TrialConfig) -> TrialConfig:
     )
 
 
-def _train(training: Training, images: TrainingImages) -> Generator[TeacherProgress, None, float]:
+def _train(
+    training: Training, images: TrainingImages, checkpoints: Checkpoints
+) -> Generator[TeacherProgress, None, float]:
     recipe = training.config
     batches = Batches(images.part, recipe.data, images.train_ids, training.device)
     accuracy = float("nan")
+    if (state := checkpoints.read()) is not None:
+        training.load_state_dict(state["training"])
+        torch.set_rng_state(state["random_state"])
+        accuracy = state["val_accuracy"]
     while training.epoch < recipe.epochs:
         training.train_epoch(batches.epoch(training.epoch + 1, recipe.batch_size), no_teacher)
         accuracy = _accuracy(training.distiller.student, batches, images.held_out_ids)
         yield TeacherProgress(epoch=training.epoch, epochs=recipe.epochs, val_accuracy=accuracy)
+        if checkpoints.due:
+            state = {"training": training.state_dict(), "random_state": torch.get_rng_state()}
+            with contextlib.suppress(OSError):  # a full disk costs the checkpoint, not the teacher
+                checkpoints.write({**state, "val_accuracy": accuracy})
     return accuracy
 
 
@@ -153,10 +187,21 @@ def _accuracy(network: nn.Module, batches: Batches, held_out_ids: np.ndarray) ->
 
 def _store(network: nn.Module, architecture: str, weights: str, places: Places) -> Path:
     path = _path(architecture, weights, places)
-    if not path.is_file():
+    if not _is_whole(path):
         save_weights(network.state_dict(), path)
         Mirror(places).push(path)
     return path
+
+
+def _is_whole(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    try:
+        read_weights(path)
+    except ValueError as damage:
+        log.warning("%s", damage)
+        return False
+    return True
 
 
 def _path(architecture: str, weights: str | None, places: Places) -> Path:

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from trainables.checkpoint import FILES as CHECKPOINT_FILES
 from trainables.checkpoint import LIMIT_BYTES, Checkpoints
 from trainables.config import TrialConfig
 from trainables.distiller import Distiller
@@ -31,7 +30,6 @@ from trainables.weights import save_weights
 from trainables.whole_file import write_whole
 
 Metrics = dict[str, float]
-CHECKPOINT_SHARE = 0.05  # of the time goes into writing checkpoints, at most
 ENDED_AT = "ended_at"  # time.time() of an epoch's end, among its metrics
 STACK = "stack-"  # how the files begin that tell where a process hung
 FULL = (errno.ENOSPC, errno.EDQUOT)  # a disk or a quota
@@ -70,8 +68,8 @@ class Worker:
     ) -> None:
         self.task, self.config = task, task.config
         self._interrupted, self._may_interrupt = interrupted, False
-        self._checkpoints = Checkpoints(task.folder, task.checkpoint_bytes)
         self._mirror = Mirror(task.places)
+        self._checkpoints = Checkpoints(task.folder, self._mirror, task.checkpoint_bytes)
         self.notice = ""  # what went wrong and did not end the trial
         self.rank = own_rank()
         self._watchdog = Watchdog(task.folder / f"hung-{self.rank}.txt", task.hang_seconds)
@@ -82,7 +80,6 @@ class Worker:
         self.curve: list[Metrics] = []  # one entry an epoch
         self._reported, self._shown = 0, materials.shown
         self.best_student: dict[str, Tensor] = {}
-        self._written, self._writing = time.perf_counter(), 0.0
         distiller = Distiller(self.config, materials.num_classes)
         self.teacher: LiveTeacher | TeacherTable | None = None
         if distiller.needs_teacher:
@@ -139,7 +136,7 @@ class Worker:
         if self.best_epoch == number:
             weights = training.distiller.student.state_dict()
             self.best_student = {name: tensor.detach().clone() for name, tensor in weights.items()}
-        if self.rank == 0 and not self.finished and self._checkpoint_due():
+        if self.rank == 0 and not self.finished and self._checkpoints.due:
             self.write_checkpoint()
         return metrics
 
@@ -222,7 +219,6 @@ class Worker:
 
     def write_checkpoint(self) -> None:
         """Everything that the rest of the trial depends on. A full disk costs the checkpoint, not the trial."""
-        started = time.perf_counter()
         state = {
             "config_hash": self.config.config_hash,
             "training": self.training.state_dict(),
@@ -234,17 +230,10 @@ class Worker:
         }
         try:
             self._checkpoints.write(state)
-            self._mirror.push_only(self.task.folder, CHECKPOINT_FILES)
         except OSError as error:
             self.notice = f"no checkpoint is written: {error}"
-        self._written = time.perf_counter()
-        self._writing = self._written - started
-
-    def _checkpoint_due(self) -> bool:
-        return (time.perf_counter() - self._written) * CHECKPOINT_SHARE >= self._writing
 
     def _read_checkpoint(self) -> dict[str, Any] | None:
-        self._mirror.pull_only(self.task.folder, CHECKPOINT_FILES)
         state = self._checkpoints.read()
         if state is None:
             return None

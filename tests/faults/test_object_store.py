@@ -1,7 +1,9 @@
 """Storage in an S3-compatible store: the driver is killed and its disk lost, and another machine goes on."""
 
 import json
+import os
 import random
+import signal
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -10,7 +12,7 @@ from typing import Any
 
 import pytest
 from ledger import examine, finished
-from s3_server import CREDENTIALS, s3_server
+from s3_server import CREDENTIALS, PID, s3_server
 from searches import Driver, Search
 from tally import Tally
 
@@ -18,6 +20,7 @@ from rrd_search.storage import HOLDER
 from trainables.mirror import Mirror
 from trainables.places import Places
 
+AWAY_SECONDS = 60.0
 pytestmark = [pytest.mark.slow, pytest.mark.long_form]
 
 
@@ -75,6 +78,23 @@ def test_killed_here_and_continued_on_another_machine(there: str, tmp_path: Path
     found.lost += wrong
     tally.add("driver and its disk lost, storage in S3", kills, found, end.code == 0)
     assert end.code == 0, end.said
+    assert not found.lines, "\n".join(found.lines)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_store_that_stands_still_for_a_while(seed: int, there: str, tmp_path: Path, tally: Tally) -> None:
+    """Trials that start meanwhile wait for it, and none of them fails."""
+    server = int((tmp_path / PID).read_text())
+    search = Stored(storage=tmp_path, there=there, trials=8, mlflow_uri=f"sqlite:///{tmp_path}/mlflow.db")
+    driver = search.start()
+    search.await_seen(lambda seen: _finishes(seen) >= 1 + seed, driver)
+    os.kill(server, signal.SIGSTOP)
+    time.sleep(AWAY_SECONDS)
+    os.kill(server, signal.SIGCONT)
+    driver.wait()
+    found = examine(search, finished(search))
+    tally.add(f"storage in S3 stands still for {AWAY_SECONDS:.0f} s", 1, found, driver.code == 0)
+    assert driver.code == 0, driver.said
     assert not found.lines, "\n".join(found.lines)
 
 

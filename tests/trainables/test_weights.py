@@ -2,6 +2,7 @@
 
 import argparse
 import pickle
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -9,9 +10,10 @@ import torch
 from torch import nn
 
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
+from trainables.materials import Materials
 from trainables.models import MODELS
 from trainables.places import Places
-from trainables.teacher import TeacherFile, TeacherProgress, load_teacher, make_teacher, with_weights
+from trainables.teacher import TeacherFile, TeacherProgress, load_teacher, make_teacher, stored_teacher, with_weights
 from trainables.weights import load_network, save_weights, weights_hash
 
 CPU = torch.device("cpu")
@@ -114,3 +116,31 @@ def test_a_teacher_is_trained_once_without_held_out_images(tmp_path: Path) -> No
     assert (loaded.weights, loaded.val_accuracy, loaded.trained_here) == (teacher.weights, teacher.val_accuracy, False)
     with pytest.raises(ValueError, match=f"its weights are {teacher.weights}, teacher.weights asks for 0123"):
         load_teacher(with_weights(config, "0123"), places, teacher.path)
+
+
+def test_a_teacher_is_trained_again_where_it_is_damaged_and_from_its_checkpoint_where_it_was_killed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    places = Places(storage=tmp_path, data_root=tmp_path)
+    config = TrialConfig(
+        data=DataConfig(held_out=0.25), teacher=TeacherConfig(architecture="resnet8", epochs=2), loss=RRD.Config()
+    )
+    *_, teacher = make_teacher(config, places, CPU)
+    assert isinstance(teacher, TeacherFile)
+    assert not list(teacher.path.parent.glob("*/"))
+    content = bytearray(teacher.path.read_bytes())
+    content[-5] ^= 1
+    teacher.path.write_bytes(bytes(content))
+    with pytest.raises(ValueError, match="a damaged teacher"):
+        stored_teacher(with_weights(config, teacher.weights), places)
+    with pytest.raises(OSError, match="a damaged teacher"):
+        Materials(with_weights(config, teacher.weights), places, CPU)
+    killed = make_teacher(config, places, CPU)
+    assert [said.epoch for said in islice(killed, 2) if isinstance(said, TeacherProgress)] == [1, 2]
+    killed.close()  # before its second checkpoint
+    assert "it is trained again" in caplog.text
+    progress, again = make_teacher(config, places, CPU)
+    assert isinstance(progress, TeacherProgress)
+    assert progress.epoch == 2
+    assert again == teacher
+    assert not list(teacher.path.parent.glob("*/"))

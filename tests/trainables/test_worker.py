@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainables.checkpoint import Checkpoints
+from trainables.checkpoint import FILES, Checkpoints
 from trainables.config import RRD, DataConfig, OptimizerConfig, TeacherConfig, TrialConfig
 from trainables.loop import Interrupted
 from trainables.materials import Materials
@@ -77,6 +77,11 @@ def trained(config: TrialConfig, places: Places, folder: Path) -> Worker:
     return worker
 
 
+def checkpoints(folder: Path) -> list[Path]:
+    """The newest first."""
+    return sorted(folder.glob(FILES), reverse=True)
+
+
 def same(one: Path, other: Path) -> None:
     for name in ("student.safetensors", "best_student.safetensors"):
         first, second = load_file(one / name), load_file(other / name)
@@ -114,7 +119,7 @@ def test_killed_and_resumed_ends_bit_for_bit_the_same(
                     break
             time.sleep(0.05)  # somewhere in the next epoch
             os.kill(child.pid, signal.SIGKILL)
-        assert Checkpoints(tmp_path).files()
+        assert checkpoints(tmp_path)
     subprocess.run(command, check=True, capture_output=True)
     same(tmp_path, unbroken)
     same_curves(tmp_path, unbroken)
@@ -181,21 +186,26 @@ def damaged(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["truncated", "bit flipped"])
 def test_a_damaged_checkpoint_gives_way_to_the_one_before(
-    how: str, config: TrialConfig, places: Places, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    how: str,
+    config: TrialConfig,
+    places: Places,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     task = Task(config=config, places=places, folder=tmp_path)
     worker = Worker(task, CPU)
-    worker._checkpoint_due = lambda: False  # type: ignore[method-assign]  # the test says when
+    monkeypatch.setattr(Checkpoints, "due", False)  # the test says when
     for _ in range(3):
         worker.epoch()
         worker.write_checkpoint()
-    newest, before = Checkpoints(tmp_path).files()
+    newest, before = checkpoints(tmp_path)
     damaged(newest, how)
     assert Worker(task, CPU).training.epoch == 2
     assert "damaged" in caplog.text
     damaged(before, how)
     assert Worker(task, CPU).training.epoch == 0
-    assert not Checkpoints(tmp_path).files()
+    assert not checkpoints(tmp_path)
 
 
 @pytest.mark.parametrize("how", ["truncated", "bit flipped"])
@@ -213,7 +223,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(
     worker = Worker(Task(config=config, places=places, folder=tmp_path), CPU)
     worker.epoch()
     worker.write_checkpoint()
-    before = Checkpoints(tmp_path).files()
+    before = checkpoints(tmp_path)
 
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -221,7 +231,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_trial(
     monkeypatch.setattr(os, "fsync", full)
     worker.epoch()
     worker.write_checkpoint()
-    assert Checkpoints(tmp_path).files() == before
+    assert checkpoints(tmp_path) == before
     assert not list(tmp_path.glob(".checkpoint-*"))
 
 
