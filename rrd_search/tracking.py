@@ -105,6 +105,7 @@ class _Found:
     params: dict[str, str] = field(default_factory=dict)
     running: bool = True
     deleted: bool = False
+    times: dict[int, int] | None = None  # when its epochs ended (ms), by epoch; None: not asked for yet
 
 
 @dataclass
@@ -215,14 +216,15 @@ class Runs:
             tags={key: value[:TAG_CHARACTERS] for key, value in tags.items()},
             run_name=trial_id or self._search,
         )
-        return _Found(run.info.run_id)
+        return _Found(run.info.run_id, times={})
 
     def _take(self, event: Event) -> None:
         match event["kind"]:
             case "start":
                 self._start(event)
             case "epoch":
-                self._measure(event)
+                if not self._is_told(event):
+                    self._measure(event)
             case "end":
                 self._end(event)
 
@@ -238,6 +240,16 @@ class Runs:
             assert self._client is not None
             self._client.update_run(run.run_id, status="RUNNING")
             run.running = True
+
+    def _is_told(self, event: Event) -> bool:
+        """Whether the run has this epoch of another time: a driver had told it whose disk is lost, its journal with it,
+        and the trial has trained it again."""
+        assert self._client is not None
+        run, key = self._run_of(event), next(iter(event["metrics"]), "")
+        if run.times is None:
+            told = self._client.get_metric_history(run.run_id, key) if run.running and key else []
+            run.times = {metric.step: metric.timestamp for metric in told}
+        return run.times.get(event["epoch"], event["time"]) != event["time"]
 
     def _measure(self, event: Event) -> None:
         step, metrics = event.get("epoch", 0), self._of(event).metrics

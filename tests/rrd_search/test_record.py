@@ -419,6 +419,22 @@ def test_what_mlflow_refuses_is_named_and_stops_nothing_else(tmp_path: Path, sql
     assert trial.data.params == {"long": "x" * 6000}
 
 
+def test_an_epoch_that_is_trained_again_after_the_drivers_disk_was_lost_counts_once(
+    tmp_path: Path, sqlite_uri: str
+) -> None:
+    for machine, epochs in (("one", (1, 2, 3)), ("other", (3, 4))):
+        recorder = Recorder(tmp_path / machine, sqlite_uri, "moved")
+        recorder.start_search({}, {})
+        recorder.start_trial("00000", {}, {})
+        for epoch in epochs:
+            recorder.epoch("00000", epoch, {"val_accuracy": epoch / 10})
+        assert recorder.close(ENOUGH_SECONDS) is None
+        time.sleep(0.01)  # or both would have ended in the same millisecond
+    client = quiet_client(sqlite_uri)
+    (trial,) = [run for run in runs_of(client, "moved") if run.info.run_name == "00000"]
+    assert curve(client, trial) == [(1, 0.1), (2, 0.2), (3, 0.3), (4, 0.4)]
+
+
 def test_torn_and_damaged_lines(tmp_path: Path, sqlite_uri: str) -> None:
     recorder = Recorder(tmp_path / "s", "http://127.0.0.1:9", "torn")
     record_search(recorder)
