@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from trainables.checkpoint import FILES as CHECKPOINT_FILES
 from trainables.checkpoint import Checkpoints
 from trainables.config import TrialConfig
 from trainables.mirror import Mirror
@@ -32,6 +33,15 @@ def settle(folder: Path, mirror: Mirror, files: Sequence[str] = FILES) -> None:
     for name in files:
         mirror.push(folder / name)
     Checkpoints(folder, mirror).delete()
+
+
+def forget_copies(folder: Path, mirror: Mirror) -> None:
+    """Of a trial that is over, and whose files are in the mirror or not needed any more: this node's disk is for
+    others."""
+    if mirror.exists:
+        for pattern in (CHECKPOINT_FILES, *STUDENTS):
+            for file in folder.glob(pattern):
+                file.unlink(missing_ok=True)
 
 
 def finished_report(folder: Path) -> Report | None:

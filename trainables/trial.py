@@ -17,10 +17,11 @@ from trainables.group import Group
 from trainables.interrupts import Heard
 from trainables.loop import Interrupted
 from trainables.materials import Materials
+from trainables.mirror import Mirror
 from trainables.places import Places
 from trainables.refusal import OUT_OF_MEMORY, refused
 from trainables.resources import Resources
-from trainables.result import Report, earlier_report
+from trainables.result import Report, earlier_report, forget_copies
 from trainables.worker import Task, Worker
 
 
@@ -109,6 +110,7 @@ class Trial(tune.Trainable):
                 raise self._error
             return self._next_epochs()
         except Interrupted:
+            self._left = True
             return {**nothing, "interrupted": True}
         except Exception as error:
             if (kind := refused(error)) is None:
@@ -124,6 +126,9 @@ class Trial(tune.Trainable):
         self.cleanup()
         if self._terminated.is_set() or (self._heard is not None and self._heard.node_leaves):
             raise Leaving("its process was asked to end")  # a plain False would end the trial without a word
+        if not self._left:
+            task = self._task()
+            forget_copies(task.folder, Mirror(task.places))
         self._begin(new_config)
         return True
 
@@ -142,6 +147,7 @@ class Trial(tune.Trainable):
 
     def _begin(self, config: dict[str, Any]) -> None:
         self.plan = config
+        self._left = False  # to go on later
         self._error: Exception | None = None  # of an epoch after others that had to be reported first
         self._reported = time.monotonic()
 

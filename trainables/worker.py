@@ -196,6 +196,7 @@ class Worker:
         """Leave the students of the last and the best epoch and the metrics in the folder, no checkpoint. Where the
         disk is full, or an object store away, wait until it is not. ``Interrupted`` where it was asked for meanwhile.
         """
+        said = False
         while self.rank == 0:
             try:
                 return self._finish()
@@ -205,6 +206,9 @@ class Worker:
                 if self._interrupted():
                     self.write_checkpoint()
                     raise Interrupted from error
+                if not said:
+                    log.warning("%s: the end of the trial waits: %s", self.task.folder, error)
+                said = True
                 time.sleep(ROOM_SECONDS)
 
     def _finish(self) -> None:

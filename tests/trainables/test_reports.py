@@ -56,11 +56,15 @@ def test_what_was_finished_before_it_was_in_the_store_gets_there(storage: Path, 
     (there / "search/trials/00000/result.json").unlink()  # as if the process had been killed while it copied
     (there / "search/trials/00000/student.safetensors").unlink()
     (folder / "trials/00000/checkpoint-000009.pt").write_bytes(b"of before")
-    again = Trial(plans).step()
+    trial = Trial(plans)
+    again = trial.step()
     assert again["done"]
     assert again["summary"] == report["summary"]
     assert {file.name for file in (there / "search/trials/00000").iterdir()} == files
     assert not list((folder / "trials/00000").glob("checkpoint-*"))
+    assert trial.reset_config({**plans, "trial_id": "00001"})
+    here = {file.name for file in (folder / "trials/00000").iterdir()}
+    assert here & files == {"config.yaml", "result.json"}, "its students lie in the store"
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ def open_part(config: DataConfig, part: Part, storage: Path, root: Path) -> Imag
     """The images of one part, decoded from the files below ``root`` when ``storage`` does not have them yet.
 
     Two processes never decode one part at once. A file that is no Arrow file, holds another number of images than it
-    says or, up to 1 GiB, has a wrong checksum is decoded anew, with a warning in the log. ``ValueError`` when the
+    says or, up to 2 GiB, has a wrong checksum is decoded anew, with a warning in the log. ``ValueError`` when the
     dataset cannot be read or the result cannot be kept.
     """
     path = decoded_path(config, part, storage, root)

@@ -12,7 +12,7 @@ import pyarrow as pa
 from trainables.arrow_file import map_batch, write_batch
 from trainables.data.dataset import PerChannel
 
-_CHECKSUM_UP_TO_BYTES = 2**30  # at every opening; a larger file would take seconds, at every start of a process
+_CHECKSUM_UP_TO_BYTES = 2 * 2**30  # at every opening; a larger file would take seconds, at every start of a process
 
 
 @dataclass(frozen=True, eq=False)
