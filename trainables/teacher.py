@@ -81,7 +81,8 @@ def no_teacher(batch: Batch) -> Outputs:
 def stored_teacher(config: TrialConfig, places: Places) -> Path:
     """Where the teacher with the config's hash lies, whole. ValueError where it does not."""
     path = _path(config.teacher.architecture, config.teacher.weights, places)
-    if not _is_whole(path) and not (Mirror(places).pull(path) and _is_whole(path)):
+    mirror = Mirror(places)
+    if not _is_whole(path) and not (mirror.exists and mirror.pull(path) and _is_whole(path)):
         what = "a damaged teacher" if path.is_file() else "no such teacher"
         raise ValueError(f"{path}: {what}; give its checkpoint with --teacher-checkpoint")
     return path

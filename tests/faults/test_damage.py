@@ -207,7 +207,7 @@ def test_teacher(damage: Damage, config: TrialConfig, places: Places, long: bool
         for number in range(10 if long else 2):
             file.write_bytes(damage(content, chance))
             task = Task(config=config, places=places, folder=tmp_path / str(number))
-            worker = unless_found(partial(Worker, task, CPU), ValueError, file)
+            worker = unless_found(partial(Worker, task, CPU), OSError, file)
             if worker is not None:
                 assert worker.materials.teacher is not None
                 held = worker.materials.teacher.network.state_dict()
