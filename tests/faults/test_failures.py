@@ -144,6 +144,21 @@ def test_out_of_memory(seed: int, times: int, tmp_path: Path, tally: Tally) -> N
 
 @pytest.mark.long_form
 @pytest.mark.parametrize("seed", range(2))
+def test_data_that_cannot_be_read_for_a_while(seed: int, tmp_path: Path, tally: Tally) -> None:
+    search = Search(storage=tmp_path, trials=TRIALS)
+    search.plan(fault("data", "00000", random.Random(seed).randrange(1, 4), 2))
+    driver = search.run()
+    found = ended(search, driver)
+    tally.add("data that cannot be read for a while", 2, found)
+    assert not found.lines, found.lines
+    assert told(search, "00000").state == "complete"
+    for seconds in (15, 30):
+        wait = f"in {seconds} s (data error: the store does not answer)"
+        assert f"trial 00000 goes on from its last checkpoint {wait}" in driver.said
+
+
+@pytest.mark.long_form
+@pytest.mark.parametrize("seed", range(2))
 def test_a_worker_that_hangs(seed: int, tmp_path: Path, tally: Tally) -> None:
     search = Search(storage=tmp_path, trials=TRIALS, options=("--hang-minutes", "0.2"))
     search.plan(fault("hang", "00000", random.Random(seed).randrange(1, 4)))

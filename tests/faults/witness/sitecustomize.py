@@ -132,6 +132,8 @@ def _happen(fault: str, this: Any) -> None:
         import torch
 
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+    elif fault == "data":
+        raise OSError("the store does not answer")
     else:
         raise AssertionError(f"unknown fault {fault}")
 
