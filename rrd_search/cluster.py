@@ -17,6 +17,7 @@ from rrd_search.node_types import NODE_GROUP, NONE, read_node_types
 from trainables.resources import Resources
 
 CONNECT_SECONDS = 10.0
+STARTS = 2  # of this machine's own Ray, at most: the half a minute that it gives itself is too short on a busy machine
 JOIN_SECONDS = 600.0
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 THIS_MACHINE = "local"  # an address: no cluster
@@ -52,12 +53,17 @@ class Cluster:
         else:
             _check_answers(self.address)
             options |= {"address": self.address}
-        try:
-            ray.init(**options)
-        except Exception as error:  # of no class where its half a minute was too short, as on a busy machine
-            if self.is_here:
-                raise OSError(f"Ray did not start ({_line(error)}); the same command tries again") from error
-            raise ValueError(f"--address {self.address}: no Ray cluster answers there ({_line(error)})") from error
+        for left in reversed(range(STARTS if self.is_here else 1)):
+            try:
+                ray.init(**options)
+                break
+            except Exception as error:  # of no class where its half a minute was too short, as on a busy machine
+                if not self.is_here:
+                    told = f"no Ray cluster answers there ({_line(error)})"
+                    raise ValueError(f"--address {self.address}: {told}") from error
+                if not left:
+                    raise OSError(f"Ray did not start ({_line(error)}); the same command tries again") from error
+                _LOG.warning("Ray did not start in its half a minute: once more ...")
         if self.is_here:
             _close_token()
         else:
