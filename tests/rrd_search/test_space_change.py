@@ -11,6 +11,7 @@ from typing import Any
 
 import optuna
 import pytest
+import torch
 from rich.console import Console
 
 from rrd_search.begun import go_on, open_study, send_rest
@@ -26,6 +27,7 @@ from rrd_search.space_change import SpaceChange
 from rrd_search.study_snapshot import SNAPSHOT, repair
 from rrd_search.trial_records import TrialRecord
 from trainables.config import TrialConfig
+from trainables.weights import save_weights
 from trainables.whole_file import write_whole
 
 
@@ -337,8 +339,7 @@ def test_a_given_teacher_is_measured_again_on_other_images(tmp_path: Path, opene
     facts = {"trials": 9, "sampler": "random", "scheduler": "none", "seed": 0, "data_root": "data"}
     known = SearchFile(space="space.py", teacher=given, **facts)  # type: ignore[arg-type]
     stored = tmp_path / "teachers" / "resnet8x4-abc.safetensors"
-    stored.parent.mkdir()
-    stored.touch()
+    save_weights({"any": torch.zeros(1)}, stored)
 
     def go(*more: str) -> tuple[Path | None, Study | None]:
         arguments = [str(tmp_path / "space.py"), "--name", "search", "--storage", str(tmp_path), *more]
