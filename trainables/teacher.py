@@ -121,7 +121,7 @@ def make_teacher(config: TrialConfig, places: Places, device: torch.device) -> I
             checkpoints.delete()
             with contextlib.suppress(OSError):  # it was never made, where no checkpoint was due
                 checkpoints.folder.rmdir()
-    path = stored_teacher(with_weights(config, known["weights"]), places)
+    path = _path(config.teacher.architecture, known["weights"], places)  # which was looked at, or written, above
     yield TeacherFile(path=path, weights=known["weights"], trained_here=True, val_accuracy=known["val_accuracy"])
 
 
