@@ -13,7 +13,7 @@ from typing import Any, Self
 import ray
 import torch
 
-from rrd_search.node_types import NODE_GROUP, NONE, read_node_types
+from rrd_search.node_types import NODE_GROUP, NONE, NodeTypes, read_node_types
 from trainables.resources import Resources
 
 CONNECT_SECONDS = 10.0
@@ -21,6 +21,7 @@ STARTS = 2  # of this machine's own Ray, at most: the half a minute that it give
 JOIN_SECONDS = 600.0
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 THIS_MACHINE = "local"  # an address: no cluster
+QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 _LOG = logging.getLogger(__name__)
 
 
@@ -46,30 +47,10 @@ class Cluster:
         return "starting Ray ..." if self.is_here else f"joining the cluster at {self.address} ..."
 
     def __enter__(self) -> Self:
-        options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
         if self.address is None:
-            options |= {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
-            options |= {"object_store_memory": OBJECT_STORE_BYTES}
+            _start_here()
         else:
-            _check_answers(self.address)
-            options |= {"address": self.address}
-        for left in reversed(range(STARTS if self.is_here else 1)):
-            try:
-                ray.init(**options)
-                break
-            except Exception as error:  # of no class where its half a minute was too short, as on a busy machine
-                if not self.is_here:
-                    told = f"no Ray cluster answers there ({_line(error)})"
-                    raise ValueError(f"--address {self.address}: {told}") from error
-                if not left:
-                    raise OSError(f"Ray did not start ({_line(error)}); the same command tries again") from error
-                _LOG.warning("Ray did not start in its half a minute: once more ...")
-        if self.is_here:
-            _close_token()
-        else:
-            own, head = ray.get_runtime_context(), ray.get_runtime_context().gcs_address.rpartition(":")[0]
-            here = {node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own.get_node_id()}
-            self._node_types = read_node_types(on_head=head in here)
+            self._node_types = _join(self.address)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -97,6 +78,36 @@ class Cluster:
         """What each node holds that an autoscaler could start beside them."""
         alive = [node.get("Labels", {}).get(NODE_GROUP, "") for node in ray.nodes() if node["Alive"]]
         return self._node_types.startable(alive)
+
+
+def _start_here() -> None:
+    """This machine's own Ray; once more where its half a minute was too short, as on a busy machine."""
+    for left in reversed(range(STARTS)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=os.cpu_count(),
+                include_dashboard=False,
+                object_store_memory=OBJECT_STORE_BYTES,
+                **QUIETLY,
+            )
+            return _close_token()
+        except Exception as error:  # of no class
+            if not left:
+                raise OSError(f"Ray did not start ({_line(error)}); the same command tries again") from error
+            _LOG.warning("Ray did not start in its half a minute: once more ...")
+
+
+def _join(address: str) -> NodeTypes:
+    """The cluster's; what its file names."""
+    _check_answers(address)
+    try:
+        ray.init(address=address, **QUIETLY)
+    except Exception as error:  # of no class
+        raise ValueError(f"--address {address}: no Ray cluster answers there ({_line(error)})") from error
+    own, head = ray.get_runtime_context(), ray.get_runtime_context().gcs_address.rpartition(":")[0]
+    here = {node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own.get_node_id()}
+    return read_node_types(on_head=head in here)
 
 
 def _close_token() -> None:
