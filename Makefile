@@ -51,12 +51,14 @@ cluster-check: $(ANY)  ## what is wrong with cluster files, before anything is p
 
 install: $(INSTALLED)  ## into .venv; EXTRAS=aws instead of what the tests need
 
-# uv resolves and installs in about half a minute; pip takes many.
+# uv resolves and installs in about half a minute; pip takes many. To compile takes as long again, and spares every
+# process of Ray seconds where Python may not write its bytecode, as in many containers.
 $(INSTALLED): pyproject.toml constraints.txt
 	@echo "Installing into .venv (a few GB with PyTorch's CUDA build; once) ..."
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python \
+	    --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	touch $(INSTALLED)
 
 clean:  ## what was built; never the results in runs/
