@@ -91,15 +91,16 @@ def _start_here() -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 **QUIETLY,
             )
-            return _close_token()
+            break
         except Exception as error:  # of no class
             if not left:
                 raise OSError(f"Ray did not start ({_line(error)}); the same command tries again") from error
             _LOG.warning("Ray did not start in its half a minute: once more ...")
+    _close_token()
 
 
 def _join(address: str) -> NodeTypes:
-    """The cluster's; what its file names."""
+    """Join the cluster; the types of nodes that it may start. ValueError where it does not answer."""
     _check_answers(address)
     try:
         ray.init(address=address, **QUIETLY)
