@@ -16,6 +16,7 @@ from PIL import Image
 from trainables.data import DATASETS
 from trainables.data.dataset import Part
 from trainables.data.decoded import mean_and_std
+from trainables.data.digits import _bundled
 
 WRITERS: dict[str, Callable[[Path], real_formats.Written]] = {
     "cifar10": real_formats.write_cifar10,
@@ -71,6 +72,13 @@ def test_digits(size: int) -> None:
         measured_mean, measured_std = mean_and_std(train)
         assert np.allclose(measured_mean, np.array(DATASETS["digits"].mean), atol=1e-4)
         assert np.allclose(measured_std, np.array(DATASETS["digits"].std), atol=1e-4)
+
+
+def test_the_digits_are_those_that_scikit_learn_loads() -> None:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    assert np.array_equal(_bundled(), np.column_stack([pixels, labels]))
 
 
 class Malicious:
