@@ -19,7 +19,7 @@ from tempfile import TemporaryDirectory
 
 from benchmarks.report import Row, native_bfloat16, table
 from benchmarks.searched import Searched, write_cifar100, write_drawn_teacher, write_trained_teacher
-from benchmarks.timing import ROUNDS
+from benchmarks.timing import ROUNDS, median_ratio
 
 TRIALS_TARGET = 4.0  # times as many trials an hour
 ACCURACY_TARGET = 20.0  # times as soon
@@ -132,9 +132,10 @@ def trials_per_hour(searched: Searched, rounds: int, folder: Path) -> list[Row]:
     sides = _in_turns({"plain": plain_search, "here": our_search}, searched, rounds, folder)
 
     def row(what: str, of: Callable[[Search], float], target: float | None = None) -> Row:
-        plain, here = (statistics.median(of(search) for search in sides[side]) for side in ("plain", "here"))
-        told = (f"{plain:.1f} s", f"{here:.1f} s")
-        return Row(what=what, case=case, plain=told[0], here=told[1], ratio=plain / max(here, 0.01), target=target)
+        plain, here = ([of(search) for search in sides[side]] for side in ("plain", "here"))
+        told = [f"{statistics.median(seconds):.1f} s" for seconds in (plain, here)]
+        ratio = median_ratio(plain, here)
+        return Row(what=what, case=case, plain=told[0], here=told[1], ratio=ratio, target=target)
 
     case = f"{searched.teacher} > {searched.student}, {searched.trials} trials of {searched.epochs} epochs"
     overhead = statistics.median(search.between for search in sides["here"])
@@ -176,10 +177,11 @@ def time_to_accuracy(searched: Searched, generosity: int, rounds: int, folder: P
         reached.append(here.until(best) is not None)
         print(f"seed {number}: {best:.4f} after {until:.0f} s, here {here.until(best)} s of {here.seconds:.0f} s")
     slow, fast = statistics.median(plain_seconds), statistics.median(our_seconds)
+    ratio = median_ratio(plain_seconds, our_seconds)
     case = f"{searched.data}, {searched.epochs} epochs, {precision}; reached by {sum(reached)} of {rounds} searches"
     what = f"seconds to the best accuracy of {searched.trials} plain trials"
     told = (f"{slow:.0f} s", f"{fast:.1f} s")
-    return [Row(what=what, case=case, plain=told[0], here=told[1], ratio=slow / fast, target=ACCURACY_TARGET)]
+    return [Row(what=what, case=case, plain=told[0], here=told[1], ratio=ratio, target=ACCURACY_TARGET)]
 
 
 def _in_turns(

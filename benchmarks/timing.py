@@ -1,4 +1,5 @@
-"""Interleaved timing: contestants take turns on one thread, and what is told is the ratio of their medians.
+"""Interleaved timing: contestants take turns on one thread, and what is told is the median of the rounds' ratios: a
+machine that is slower for some seconds is so for both sides of a round.
 
 On the CPU the time is the processor's for all threads of this process: on one thread that is the wall clock's, but
 for what other processes of the machine take. On a GPU it is the wall clock's, until the GPU has done everything.
@@ -7,7 +8,7 @@ for what other processes of the machine take. On a GPU it is the wall clock's, u
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -30,8 +31,13 @@ class Timings:
         return statistics.median(self.seconds[name])
 
     def ratio(self, slower: str, faster: str) -> float:
-        """How many times as long the median of ``slower`` is as that of ``faster``."""
-        return self.median(slower) / self.median(faster)
+        """How many times as long ``slower`` takes as ``faster``, by the round; the median."""
+        return median_ratio(self.seconds[slower], self.seconds[faster])
+
+
+def median_ratio(slower: Sequence[float], faster: Sequence[float]) -> float:
+    """Of the rounds' ratios."""
+    return statistics.median(slow / fast for slow, fast in zip(slower, faster, strict=True))
 
 
 def interleaved(contestants: Contestants, rounds: int = ROUNDS, warm_up: int = 1) -> Timings:
