@@ -272,9 +272,9 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, default=6)
     add("--trials", type=int, default=8)
     add("--queue-size", type=int, default=16384)
-    add("--digits-epochs", type=int, default=27)
-    add("--digits-trials", type=int, default=16, help="of the plain search")
-    add("--generosity", type=int, default=4, help="times as many trials may ours try, stopping most of them")
+    add("--digits-epochs", type=int, default=6, help="few: later all trials reach the same accuracy")
+    add("--digits-trials", type=int, default=48, help="of the plain search")
+    add("--generosity", type=int, default=2, help="times as many trials may ours try, stopping most of them")
     add("--teacher-epochs", type=int, default=20, help="of the teacher on digits")
     return parser
 
