@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock
 from real_formats import write_cifar100
 
-from rrd_search.command import run_command
+from rrd_search.command import exit_code
 from rrd_search.optuna_searcher import Study
 from rrd_search.search_file import SearchFile
 from rrd_search.space import load_space
@@ -140,10 +140,9 @@ def fails(
         storage = [] if "--storage" in given else ["--storage", str(tmp_path / "storage")]
         monkeypatch.setattr(sys, "argv", ["tune", *given, *storage])
         capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            run_command(main)
+        code = exit_code(main)
         said = capsys.readouterr().err
-        assert caught.value.code == 2, said
+        assert code == 2, said
         assert said.startswith("error: ")
         assert said.endswith("\n")
         assert said.count("\n") == 1, said

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from tiny_search import NAME
 
-from rrd_search.command import run_command
+from rrd_search.command import exit_code
 from rrd_search.journal import Journal, unsent_in
 from rrd_search.recorded_trials import read_trials
 from rrd_search.status import main, status
@@ -204,9 +204,7 @@ def test_one_line_says_what_is_wrong(
 ) -> None:
     def fails(name: str) -> str:
         monkeypatch.setattr(sys, "argv", ["status", name, "--storage", str(folder.parent)])
-        with pytest.raises(SystemExit) as caught:
-            run_command(main)
-        assert caught.value.code == 2
+        assert exit_code(main) == 2
         return capsys.readouterr().err
 
     assert fails("serach") == f"error: no search called serach in {folder.parent}; searches there are search\n"
