@@ -3,6 +3,7 @@
 import os
 import re
 from dataclasses import dataclass
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import torch
@@ -61,7 +62,7 @@ def machine() -> list[str]:
     bfloat16 = "with" if native_bfloat16() else "without"
     return [
         f"- {device_name()}; {_cpu()}, {os.cpu_count()} cores, PyTorch at {torch.backends.cpu.get_cpu_capability()}, "
-        f"{bfloat16} bfloat16 instructions; PyTorch {torch.__version__}",
+        f"{bfloat16} bfloat16 instructions; PyTorch {torch.__version__}, {_compiled()}",
         f"- load over 1, 5 and 15 minutes: {load}",
     ]
 
@@ -92,6 +93,11 @@ def write(rows: list[Row]) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(text)
     return place
+
+
+def _compiled() -> str:
+    """Where processes may not write bytecode, what was installed without it is compiled anew by each of them."""
+    return "compiled to bytecode" if Path(cache_from_source(torch.__file__)).exists() else "not compiled to bytecode"
 
 
 def _cpu() -> str:
