@@ -16,7 +16,8 @@ from hosts import INIT, NETWORK, SHARED, CommandFailed, Host, Hosts, await_true
 from machine import CannotHost, NotInstalled, check_machine
 
 pytestmark = pytest.mark.usefixtures("hosting")
-SSH = "ssh -i ~/.ssh/id_rrd -o BatchMode=yes -o ConnectTimeout=3 -o StrictHostKeyChecking=no -o LogLevel=ERROR"
+SSH = "ssh -i ~/.ssh/id_rrd -o BatchMode=yes -o ConnectTimeout=10 -o StrictHostKeyChecking=no -o LogLevel=ERROR"
+PATIENCE = 30.0  # seconds, on a busy machine
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,7 @@ def test_a_host_has_its_own_name_address_disk_processes_and_user(hosts: Hosts) -
             other.run(f"ls {folder}/mine")
         assert not Path(folder, "mine").exists()
     host.start("exec sleep 1234", hosts.folder / "sleep.log")
-    await_true("a process", lambda: "sleep 1234" in host.run("ps ax"), 5)
+    await_true("a process", lambda: "sleep 1234" in host.run("ps ax"), PATIENCE)
     assert "sleep 1234" not in other.run("ps ax")
     host.run("touch ~/.ssh/x /mnt/rrd_search/x")
     with pytest.raises(CommandFailed, match="Permission denied"):
@@ -88,7 +89,7 @@ def test_a_cut_cable_and_a_mended_one(hosts: Hosts) -> None:
     hosts[11].cut()
     assert not reaches(hosts.laptop, hosts[11])
     hosts[11].mend()
-    await_true("the network is back", lambda: reaches(hosts.laptop, hosts[11]), 20)
+    await_true("the network is back", lambda: reaches(hosts.laptop, hosts[11]), PATIENCE)
 
 
 def test_power_off_ends_all_without_a_word_and_the_next_disk_is_empty(hosts: Hosts) -> None:
@@ -96,7 +97,7 @@ def test_power_off_ends_all_without_a_word_and_the_next_disk_is_empty(hosts: Hos
     host.run("touch left")
     log = hosts.folder / "held.log"
     held = hosts.laptop.start(f"{SSH} h12 'echo in; sleep 1000'", log)
-    await_true("a connection", lambda: log.read_text() == "in\n", 5)
+    await_true("a connection", lambda: log.read_text() == "in\n", PATIENCE)
     host.power_off()
     assert not host.is_on
     with pytest.raises(AssertionError, match="h12 is off"):
@@ -163,7 +164,7 @@ def test_nothing_is_left_of_them_however_they_end(tmp_path: Path) -> None:
         else:
             run.send_signal(number)
             run.wait()
-        await_true("all processes end", lambda of=namespaces: not _inside(of), 10)
+        await_true("all processes end", lambda of=namespaces: not _inside(of), PATIENCE)
         assert str(tmp_path) not in Path("/proc/mounts").read_text()
 
 
