@@ -41,16 +41,11 @@ def exit_code(main: Callable[[list[str]], int]) -> int:
     quieten()
     try:
         return main(sys.argv[1:])
-    except ValueError as error:
+    except (ValueError, OSError) as error:  # an OSError: a disk that is full, a store that does not answer
         if os.environ.get("RRD_SEARCH_TRACEBACK"):
             raise
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a disk that is full, a store that does not answer
-        if os.environ.get("RRD_SEARCH_TRACEBACK"):
-            raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, ValueError) else 1
     except KeyboardInterrupt:
         return INTERRUPTED
 

@@ -89,7 +89,7 @@ def test_a_cut_cable_and_a_mended_one(hosts: Hosts) -> None:
     hosts[11].cut()
     assert not reaches(hosts.laptop, hosts[11])
     hosts[11].mend()
-    await_true("the network is back", lambda: reaches(hosts.laptop, hosts[11]), PATIENCE)
+    await_true("the network is back", lambda: reaches(hosts.laptop, hosts[11]), 20)
 
 
 def test_power_off_ends_all_without_a_word_and_the_next_disk_is_empty(hosts: Hosts) -> None:
@@ -164,7 +164,7 @@ def test_nothing_is_left_of_them_however_they_end(tmp_path: Path) -> None:
         else:
             run.send_signal(number)
             run.wait()
-        await_true("all processes end", lambda of=namespaces: not _inside(of), PATIENCE)
+        await_true("all processes end", lambda of=namespaces: not _inside(of), 10)
         assert str(tmp_path) not in Path("/proc/mounts").read_text()
 
 
