@@ -44,6 +44,7 @@ SPACE = {
     "teacher_temperature": tune.loguniform(*search_space.TEACHER_TEMPERATURES),
     "rrd_weight": tune.loguniform(*search_space.RRD_WEIGHTS),
     "kd_weight": tune.choice(search_space.KD_WEIGHTS),
+    "learning_rate": tune.loguniform(*search_space.LEARNING_RATES),
 }
 
 
@@ -90,9 +91,10 @@ def train_worker(config: dict[str, Any]) -> None:
     torch.manual_seed(searched.seed)
     training_images, held_out = loaders(searched)
     training = plain_training(searched, config)
+    planned = searched.config.with_values({"optimizer.learning_rate": config["learning_rate"]})
     started, accuracies = time.time(), []
     for epoch in range(1, searched.epochs + 1):
-        set_learning_rate(training.optimizer, searched.config, epoch)
+        set_learning_rate(training.optimizer, planned, epoch)
         means = training.train_epoch(training_images)
         accuracies.append(training.validate(held_out))
         if epoch == searched.epochs:  # for the benchmark alone, and before the last report, which may block
