@@ -22,6 +22,7 @@ class Searched:
     """A search as both sides run it. ``root`` holds the downloaded data, ``checkpoint`` the teacher's weights."""
 
     data: str
+    image_size: int
     held_out: float
     teacher: str
     student: str
@@ -36,7 +37,7 @@ class Searched:
     @property
     def config(self) -> TrialConfig:
         return TrialConfig(
-            data=DataConfig(name=self.data, held_out=self.held_out),
+            data=DataConfig(name=self.data, image_size=self.image_size, held_out=self.held_out),
             teacher=TeacherConfig(architecture=self.teacher),
             student=self.student,
             loss=RRD.Config(queue_size=self.queue_size, enqueue="before"),

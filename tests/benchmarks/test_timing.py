@@ -1,7 +1,9 @@
+import math
+
 import pytest
 
 from benchmarks.report import Row
-from benchmarks.search import Ended, Search
+from benchmarks.search import Ended, Search, reached_by_half
 from benchmarks.timing import Timings, interleaved
 
 
@@ -34,4 +36,11 @@ def test_a_search_tells_its_parts() -> None:
     search = Search(started=2.0, ended=40.0, concurrent=2, trials=trials)
     assert (search.start_up, search.training, search.between, search.closing) == (8.0, 10.0, 1.5, 3.0)
     assert search.until(0.65) == 23.0
-    assert search.until(0.9) is None
+    assert search.until(0.9) == math.inf
+    assert search.improvements() == [(18.0, 0.5), (23.0, 0.7), (35.0, 0.8)]
+
+
+@pytest.mark.parametrize(("bests", "expected"), [([0.7], 0.7), ([0.7, 0.9], 0.9), ([0.9, 0.5, 0.7], 0.7)])
+def test_half_of_the_searches_reach_an_accuracy(bests: list[float], expected: float) -> None:
+    searches = [Search(0.0, 9.0, 1, [Ended(0.0, 1.0, best), Ended(1.0, 2.0, 0.1)]) for best in bests]
+    assert reached_by_half(searches) == expected
