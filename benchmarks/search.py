@@ -9,6 +9,7 @@ import json
 import math
 import os
 import pickle
+import signal
 import statistics
 import subprocess
 import sys
@@ -308,4 +309,5 @@ def rows(options: argparse.Namespace) -> list[Row]:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # which ends the search that runs, too
     print(table(rows(parser().parse_args())))
