@@ -34,6 +34,7 @@ from benchmarks.plain import (
     unaugmented,
 )
 from benchmarks.searched import BATCH_SIZE, Searched
+from search_spaces import rrd
 from trainables.data import DATASETS
 from trainables.data.splits import split
 from trainables.loop import set_learning_rate
@@ -44,7 +45,7 @@ SPACE = {
     "teacher_temperature": tune.loguniform(*search_space.TEACHER_TEMPERATURES),
     "rrd_weight": tune.loguniform(*search_space.RRD_WEIGHTS),
     "kd_weight": tune.choice(search_space.KD_WEIGHTS),
-    "learning_rate": tune.loguniform(*search_space.LEARNING_RATES),
+    "learning_rate": tune.loguniform(*rrd.LEARNING_RATES),
 }
 
 

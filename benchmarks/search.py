@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from benchmarks.report import Row, native_bfloat16, table
 from benchmarks.searched import Searched, write_cifar100, write_drawn_teacher, write_trained_teacher
 from benchmarks.timing import ROUNDS, median_ratio
+from search_spaces import quickstart, rrd
 
 TRIALS_TARGET = 4.0  # times as many trials an hour
 ACCURACY_TARGET = 20.0  # times as soon
@@ -84,8 +85,7 @@ class Search:
 
     def until(self, accuracy: float) -> float:
         """Seconds to the end of the first trial with at least that accuracy; infinite where there is none."""
-        reached = (trial.ended - self.started for trial in self.trials if trial.accuracy >= accuracy)
-        return next(reached, math.inf)
+        return next((seconds for seconds, best in self.improvements() if best >= accuracy), math.inf)
 
     def improvements(self) -> list[tuple[float, float]]:
         """Seconds and accuracy of the trials that were the best so far when they ended."""
@@ -182,7 +182,7 @@ def time_to_accuracy(searched: Searched, generosity: int, rounds: int, folder: P
             best = ", ".join(f"{accuracy:.4f} after {seconds:.0f} s" for seconds, accuracy in search.improvements())
             print(f"{side}, seed {number}: {best}; all of it {search.seconds:.0f} s", flush=True)
     wanted = reached_by_half(plain)
-    slow, fast = (statistics.median_high(search.until(wanted) for search in side) for side in (plain, here))
+    slow, fast = half_until(wanted, plain), half_until(wanted, here)
     reached = sum(search.until(wanted) < math.inf for search in here)
     return [
         Row(
@@ -199,6 +199,11 @@ def time_to_accuracy(searched: Searched, generosity: int, rounds: int, folder: P
 def reached_by_half(searches: list[Search]) -> float:
     """The highest accuracy that at least half of them reach."""
     return statistics.median_high(max(trial.accuracy for trial in search.trials) for search in searches)
+
+
+def half_until(accuracy: float, searches: list[Search]) -> float:
+    """Seconds after which at least half of them have it; infinite where fewer ever do."""
+    return statistics.median_low(search.until(accuracy) for search in searches)
 
 
 def _in_turns(
@@ -263,13 +268,14 @@ def cifar_rows(options: argparse.Namespace, folder: Path) -> list[Row]:
 
 
 def digits_rows(options: argparse.Namespace, folder: Path) -> list[Row]:
+    base = quickstart.BASE
     searched = Searched(
-        data="digits",
-        image_size=16,
-        held_out=0.25,
-        teacher="resnet20",
-        student="resnet8",
-        queue_size=256,
+        data=base.data.name,
+        image_size=base.data.image_size,
+        held_out=base.data.held_out,
+        teacher=base.teacher.architecture,
+        student=base.student,
+        queue_size=rrd.rrd_of(base).queue_size,
         epochs=options.digits_epochs,
         trials=options.digits_trials,
         concurrent=options.concurrent,
@@ -291,10 +297,10 @@ def parser() -> argparse.ArgumentParser:
     add("--epochs", type=int, default=6)
     add("--trials", type=int, default=8)
     add("--queue-size", type=int, default=16384)
-    add("--digits-epochs", type=int, default=5, help="few: later all trials reach the same accuracy")
+    add("--digits-epochs", type=int, default=quickstart.BASE.epochs, help="later all trials reach the same accuracy")
     add("--digits-trials", type=int, default=48, help="of the plain search")
     add("--generosity", type=int, default=3, help="times as many trials may ours try, stopping most of them")
-    add("--teacher-epochs", type=int, default=20, help="of the teacher on digits")
+    add("--teacher-epochs", type=int, default=quickstart.BASE.teacher.epochs, help="of the teacher on digits")
     return parser
 
 

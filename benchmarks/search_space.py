@@ -14,7 +14,6 @@ STUDENT_TEMPERATURES = (0.02, 0.3)
 TEACHER_TEMPERATURES = (0.01, 0.2)
 RRD_WEIGHTS = (0.05, 10.0)
 KD_WEIGHTS = (0.0, 0.3, 1.0, 3.0)
-LEARNING_RATES = rrd.LEARNING_RATES
 
 BASE = TrialConfig(loss=RRD.Config(enqueue="before"))
 
@@ -27,5 +26,4 @@ def space(trial: optuna.Trial, base: TrialConfig) -> TrialConfig:
         weight=trial.suggest_float("loss.weight", *RRD_WEIGHTS, log=True),
     )
     kd_weight = trial.suggest_categorical("kd_weight", KD_WEIGHTS)
-    rate = trial.suggest_float("optimizer.learning_rate", *LEARNING_RATES, log=True)
-    return replace(base, loss=loss, kd_weight=kd_weight, optimizer=replace(base.optimizer, learning_rate=rate))
+    return replace(base, loss=loss, kd_weight=kd_weight, optimizer=rrd.learning_rate(trial, base))

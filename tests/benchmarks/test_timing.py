@@ -3,7 +3,7 @@ import math
 import pytest
 
 from benchmarks.report import Row
-from benchmarks.search import Ended, Search, reached_by_half
+from benchmarks.search import Ended, Search, half_until, reached_by_half
 from benchmarks.timing import Timings, interleaved
 
 
@@ -44,3 +44,5 @@ def test_a_search_tells_its_parts() -> None:
 def test_half_of_the_searches_reach_an_accuracy(bests: list[float], expected: float) -> None:
     searches = [Search(0.0, 9.0, 1, [Ended(0.0, 1.0, best), Ended(1.0, 2.0, 0.1)]) for best in bests]
     assert reached_by_half(searches) == expected
+    assert half_until(expected, searches) == 1.0, "as half of them do reach it"
+    assert half_until(0.95, searches) == math.inf
