@@ -15,7 +15,7 @@ from trainables.config import OptimizerConfig, ScheduleConfig, TrialConfig
 from trainables.distiller import Distiller
 from trainables.outputs import Batch, Outputs
 from trainables.ranks import sum_over_ranks, world_size
-from trainables.step_graph import StepGraph, Update
+from trainables.step_graph import StepGraph
 
 Teacher = Callable[[Batch], Outputs]
 AnyModule = TypeVar("AnyModule", bound=nn.Module)
@@ -62,7 +62,7 @@ class Training:
         self.distiller = on_device(distiller, device)
         graphed = device.type == "cuda" and not self.distributed
         self.optimizer = make_optimizer(config.optimizer, self.distiller, on_device=graphed)
-        self._take: Update = StepGraph(self._update) if graphed else self._update
+        self._graph = StepGraph() if graphed else None
         self._forward: nn.Module = self.distiller
         if self.distributed:
             ids = [device.index] if device.type == "cuda" else None
@@ -93,7 +93,8 @@ class Training:
     def step(self, batch: Batch, teacher: Teacher) -> dict[str, Tensor]:
         """Train on one batch; its loss terms, detached. They may be overwritten by the next step."""
         batch = batch._replace(images=batch.images.contiguous(memory_format=torch.channels_last))
-        return self._take(batch, teacher(batch) if self.distiller.needs_teacher else None)
+        says = teacher(batch) if self.distiller.needs_teacher else None
+        return self._update(batch, says) if self._graph is None else self._graph(self._update, batch, says)
 
     def _update(self, batch: Batch, says: Outputs | None) -> dict[str, Tensor]:
         with autocast(self.config.precision, self.device):

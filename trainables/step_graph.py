@@ -14,52 +14,57 @@ log = logging.getLogger(__name__)
 
 
 class StepGraph:
-    """Called like ``update``, the step that it records once and then replays; batches must all be of one shape.
+    """Called with ``update``, the step, and what it takes: records it once and then replays it; batches must all be of
+    one shape. It does not keep ``update``, whose owner keeps it: on a GPU what waits for Python's garbage collector
+    fills the memory of the next trials.
 
     A recording belongs to one trial's weights and takes about as long as ten steps, so nothing is compiled for a trial:
     what changes between steps, the learning rate, is a scalar on the device. Where CUDA refuses to record, the steps
     are taken one by one, and the log says so. The terms that it returns are overwritten by the next step.
     """
 
-    def __init__(self, update: Update) -> None:
-        self._update = update
+    def __init__(self) -> None:
         self._replay: Callable[[], None] | None = None
         self._inputs: list[Tensor] = []
         self._terms: dict[str, Tensor] = {}
         self._taken, self._refused = 0, False
 
-    def __call__(self, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
+    def __call__(self, update: Update, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
         self._taken += 1
-        if self._refused:
-            return self._update(batch, teacher)
-        if self._taken <= WARM_STEPS:
-            return self._aside(batch, teacher)
+        if not self._refused and self._taken <= WARM_STEPS:
+            return self._aside(update, batch, teacher)
+        if not self._refused and self._replay is None:
+            self._record(update, batch, teacher)
         if self._replay is None:
-            self._inputs = [tensor.clone() for tensor in _tensors(batch, teacher)]
-            try:
-                self._replay = self._recorded(*_like(batch, teacher, self._inputs))
-            except RuntimeError as error:
-                log.warning("this step cannot be a CUDA graph (%s): its operations are launched one by one", error)
-                self._refused = True
-                return self._update(batch, teacher)
+            return update(batch, teacher)
         for static, tensor in zip(self._inputs, _tensors(batch, teacher), strict=True):
             static.copy_(tensor)
         self._replay()
         return self._terms
 
-    def _aside(self, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
+    def _record(self, update: Update, batch: Batch, teacher: Outputs | None) -> None:
+        self._inputs = [tensor.clone() for tensor in _tensors(batch, teacher)]
+        try:
+            self._replay = self._recorded(update, *_like(batch, teacher, self._inputs))
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:
+            log.warning("this step cannot be a CUDA graph (%s): its operations are launched one by one", str(error))
+            self._refused, self._inputs, self._terms = True, [], {}
+
+    def _aside(self, update: Update, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
         current, aside = torch.cuda.current_stream(), torch.cuda.Stream()
         aside.wait_stream(current)
         with torch.cuda.stream(aside):
-            terms = self._update(batch, teacher)
+            terms = update(batch, teacher)
         current.wait_stream(aside)
         return terms
 
-    def _recorded(self, batch: Batch, teacher: Outputs | None) -> Callable[[], None]:
+    def _recorded(self, update: Update, batch: Batch, teacher: Outputs | None) -> Callable[[], None]:
         """Record the step on these tensors, without taking it."""
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
-            self._terms = self._update(batch, teacher)
+            self._terms = update(batch, teacher)
         return graph.replay
 
 

@@ -1,5 +1,6 @@
 """One TrialConfig as a Tune Trainable, on one worker in this process or on many, and ``run`` for use without Tune."""
 
+import gc
 import math
 import signal
 import threading
@@ -93,6 +94,7 @@ class Trial(tune.Trainable):
     def setup(self, config: dict[str, Any]) -> None:
         self.running: Inline | Group | None = None
         self.materials: Materials | None = None
+        self._error: Exception | None = None  # of an epoch after others that had to be reported first
         self._terminated = threading.Event()
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._terminate)
@@ -115,11 +117,13 @@ class Trial(tune.Trainable):
         except Exception as error:
             if (kind := refused(error)) is None:
                 raise
-            if kind == OUT_OF_MEMORY:
-                self._free()
-            return {**nothing, "failed": str(error), "kind": kind}
+            reason = str(error)
         finally:
             self._reported = time.monotonic()
+        self._error = None
+        if kind == OUT_OF_MEMORY:  # with the error, what its stack held can go
+            self._free()
+        return {**nothing, "failed": reason, "kind": kind}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Take the next trial in the same process, where images and teacher stay. ``Leaving`` where it is to end."""
@@ -137,6 +141,7 @@ class Trial(tune.Trainable):
         if self.running is not None:
             self.running.stop()
         self.running = None
+        torch.cuda.empty_cache()  # a recorded step's memory serves no other; trials that share the GPU may need it
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
         """A trial keeps its own checkpoints, in its folder."""
@@ -148,7 +153,7 @@ class Trial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self.plan = config
         self._left = False  # to go on later
-        self._error: Exception | None = None  # of an epoch after others that had to be reported first
+        self._error = None
         self._reported = time.monotonic()
 
     def _next_epochs(self) -> dict[str, Any]:
@@ -216,8 +221,8 @@ class Trial(tune.Trainable):
 
     def _free(self) -> None:
         self.running = self.materials = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        gc.collect()
+        torch.cuda.empty_cache()
 
     def _result(self, report: Report) -> dict[str, Any]:
         if not math.isfinite(report["train_loss"]):

@@ -1,6 +1,8 @@
 """A recorded step trains like the step itself. CUDA's own part is played here by a closure over the same tensors, which
 is what a graph is: the same operations on the same addresses."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from trainables.distiller import Distiller
 from trainables.loop import Training, make_optimizer
 from trainables.models import MODELS
 from trainables.outputs import Batch, Outputs
-from trainables.step_graph import WARM_STEPS, StepGraph
+from trainables.step_graph import WARM_STEPS, StepGraph, Update
 from trainables.teacher import LiveTeacher
 
 CPU = torch.device("cpu")
@@ -33,21 +35,26 @@ CONFIG = TrialConfig(
 class OnCPU(StepGraph):
     recordings = 0
 
-    def _aside(self, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
-        return self._update(batch, teacher)
+    def _aside(self, update: Update, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
+        return update(batch, teacher)
 
-    def _recorded(self, batch: Batch, teacher: Outputs | None) -> Callable[[], None]:
+    def _recorded(self, update: Update, batch: Batch, teacher: Outputs | None) -> Callable[[], None]:
         self.recordings += 1
 
         def replay() -> None:
-            self._terms = self._update(batch, teacher)
+            self._terms = update(batch, teacher)
 
         return replay
 
 
 class Refused(OnCPU):
-    def _recorded(self, batch: Batch, teacher: Outputs | None) -> Callable[[], None]:
+    def _recorded(self, update: Update, batch: Batch, teacher: Outputs | None) -> Callable[[], None]:
         raise RuntimeError("operation not permitted when stream is capturing")
+
+
+class Full(OnCPU):
+    def _recorded(self, update: Update, batch: Batch, teacher: Outputs | None) -> Callable[[], None]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
 
 
 def trained(tmp_path: Path, config: TrialConfig, graph: type[StepGraph] | None) -> tuple[Training, list[dict]]:
@@ -55,7 +62,7 @@ def trained(tmp_path: Path, config: TrialConfig, graph: type[StepGraph] | None) 
     images = load_training(config.data, tmp_path, tmp_path)
     training = Training(config, Distiller(config, 10), CPU)
     if graph is not None:
-        training._take = graph(training._update)
+        training._graph = graph()
     torch.manual_seed(3)
     teacher = LiveTeacher(MODELS["resnet8"](num_classes=10), config.precision, CPU)
     batches = Batches(images.part, config.data, images.train_ids)
@@ -78,7 +85,7 @@ def test_it_trains_like_the_step_itself(loss: RRD.Config | KD.Config, graph: typ
 
 def test_it_is_recorded_once_after_warming(tmp_path: Path) -> None:
     training, _ = trained(tmp_path, CONFIG, OnCPU)
-    graph = training._take
+    graph = training._graph
     assert isinstance(graph, OnCPU)
     assert graph.recordings == 1
     assert graph._taken > WARM_STEPS
@@ -110,3 +117,23 @@ def test_a_checkpoint_of_another_device_keeps_this_ones_optimizer(tmp_path: Path
     training.load_state_dict(plain.state_dict())
     assert training.optimizer.param_groups[0]["fused"]
     assert training.epoch == 2
+
+
+def test_a_device_that_is_full_is_no_step_that_cannot_be_recorded(tmp_path: Path) -> None:
+    with pytest.raises(torch.OutOfMemoryError):
+        trained(tmp_path, CONFIG, Full)
+
+
+@pytest.mark.parametrize("graph", [None, Refused], ids=["plain", "refused"])
+def test_what_training_held_is_free_without_the_garbage_collector(
+    graph: type[StepGraph] | None, tmp_path: Path
+) -> None:
+    """On a GPU what waits for it fills the memory of the next trials in this process."""
+    training, _ = trained(tmp_path, CONFIG, graph)
+    held = weakref.ref(training)
+    gc.disable()
+    try:
+        del training
+        assert held() is None
+    finally:
+        gc.enable()
