@@ -23,7 +23,7 @@ from trainables.mirror import Mirror
 from trainables.ranks import own_rank
 from trainables.refusal import OUT_OF_MEMORY, refused
 from trainables.resources import Resources
-from trainables.result import Report, earlier_report
+from trainables.result import Report, earlier_report, forget_copies
 from trainables.whole_file import write_whole
 from trainables.worker import Task, Worker
 
@@ -126,6 +126,8 @@ def train_ranks(plan: dict[str, Any]) -> None:
         if (kind := refused(error)) is not None:
             _refuse(plan["task"], kind, str(error))
         raise
+    if own_rank() == 0 or ray.train.get_context().get_node_rank() > 0:  # rank 0 may still write on its own node
+        forget_copies(plan["task"].folder, Mirror(plan["task"].places))
 
 
 def _train_ranks(plan: dict[str, Any]) -> None:
@@ -138,11 +140,9 @@ def _train_ranks(plan: dict[str, Any]) -> None:
         group = ray.get_runtime_context().get_placement_group_id()
         ray.get(plan["interrupts"].hold.remote(task.folder.name, group))
     heard = Heard(plan["interrupts"])
-    if (
-        known := earlier_report(task.folder, task.config, task.places)
-    ) is not None:  # this worker's forerunner died after the end
+    if (known := _earlier_report(task, device)) is not None:  # this worker's forerunner died after the end
         return ray.train.report(known)
-    worker = Worker(task, device)
+    worker = Worker(task, device, interrupted=lambda: heard.leaves(task.folder.name))
     if worker.finished:  # its forerunner was interrupted while it waited for room on the disk
         worker.finish()
         return ray.train.report(worker.report())
@@ -155,6 +155,18 @@ def _train_ranks(plan: dict[str, Any]) -> None:
             if worker.rank == 0:
                 worker.write_checkpoint()
             return
+
+
+def _earlier_report(task: Task, device: torch.device) -> Report | None:
+    """The same on all ranks: one whose machine alone had the result has put it in the mirror before the others look
+    there again."""
+    known = earlier_report(task.folder, task.config, task.places)
+    if not _any_rank(known is not None, device):
+        return None
+    known = known or earlier_report(task.folder, task.config, task.places)
+    if known is None:
+        raise OSError(f"the result of {task.folder.name} is on another machine, and not in the storage")
+    return known
 
 
 def _any_rank(yes: bool, device: torch.device) -> bool:

@@ -63,7 +63,7 @@ def earlier_report(folder: Path, config: TrialConfig, places: Places) -> Report 
         if result is None:
             return None
         if result["config_hash"] == config.config_hash:
-            if own_rank() == 0:
+            if not there or own_rank() == 0:  # whoever's machine has it puts it where other machines find it
                 settle(folder, mirror, () if there else FILES)
             return _report_of(result)
         log.warning("%s is of config %s: the trial runs", path, result["config_hash"])

@@ -1,9 +1,11 @@
 """The teacher's table: what it says about all training images in the views of one epoch is one Arrow file, computed by
 whichever trial gets there first and mapped into memory by every other."""
 
+import contextlib
 import hashlib
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -106,7 +108,11 @@ class TeacherTable:
     def _mapped(self, entries: list[int]) -> np.ndarray | None:
         """The rows of the first entry; the others may be computed while another process computes it. None: no room."""
         wanted = entries[0]
+        if self._own_files:  # the same on all ranks: what was sent to this one may have no file here
+            self._rows = {entry: rows for entry, rows in self._rows.items() if entry == wanted}
         if wanted in self._rows:
+            with contextlib.suppress(OSError):
+                os.utime(self._folder)  # it is in use
             return self._rows[wanted]
         while not self._agree(self._read(wanted)):
             if self._sent(wanted):
@@ -126,6 +132,7 @@ class TeacherTable:
         if entry not in self._rows:
             self._rows[entry] = sent
             self._keep(entry, sent)
+            self._read(entry)  # mapped, if it has a file now
         return True
 
     def _keep(self, entry: int, rows: np.ndarray) -> None:

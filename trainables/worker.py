@@ -72,6 +72,7 @@ class Worker:
         self._checkpoints = Checkpoints(task.folder, self._mirror, task.checkpoint_bytes)
         self.notice = ""  # what went wrong and did not end the trial
         self.rank = own_rank()
+        take_stack(task.folder, f"{self.rank}")  # where the driver, on another machine, has not
         self._watchdog = Watchdog(task.folder / f"hung-{self.rank}.txt", task.hang_seconds)
         self._average: WeightAverage | None = None  # of the epoch, where it ends at a rung
         if materials is None or not materials.fits(self.config, device):
@@ -267,9 +268,9 @@ class Worker:
             distiller.loss.prepare(self.materials.table.unaugmented())
 
 
-def take_stack(folder: Path) -> bool:
+def take_stack(folder: Path, rank: str = "*") -> bool:
     """Whether a process of the trial was ended by its watchdog. Its stack stays, as ``stack-TIME-RANK.txt``."""
-    found = [file for file in folder.glob("hung-*.txt") if hung(file)]
+    found = [file for file in folder.glob(f"hung-{rank}.txt") if hung(file)]
     for file in found:
         file.rename(folder / f"{STACK}{int(time.time())}-{file.stem.removeprefix('hung-')}.txt")
     return bool(found)

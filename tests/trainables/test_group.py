@@ -15,6 +15,7 @@ from trainables.interrupts import start_interrupts
 from trainables.places import Places
 from trainables.refusal import OUT_OF_MEMORY, REFUSED
 from trainables.resources import Resources
+from trainables.result import FILES as RESULT_FILES
 from trainables.result import finished_report
 from trainables.trial import run
 from trainables.worker import Task
@@ -62,6 +63,16 @@ def test_it_runs_to_its_end_and_leaves_a_student(task: Task) -> None:
     assert ["averaged_val_accuracy" in metrics for metrics in finished["curve"]] == [True, False]
     assert (task.folder / "student.safetensors").is_file()
     assert soon(nothing_is_left)
+
+
+def test_with_a_store_its_nodes_keep_no_students(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    remote = replace(task, places=replace(task.places, remote=(tmp_path / "there").as_uri()))
+    assert len(list(run(remote, TWO))) == 2
+    there = {file.name for file in (tmp_path / "there" / "trial").iterdir() if file.is_file()}
+    assert there == set(RESULT_FILES)
+    left = {"config.yaml", "result.json"}
+    assert soon(lambda: {file.name for file in task.folder.iterdir() if file.is_file()} == left)
 
 
 def test_stopped_between_two_epochs_it_frees_everything(task: Task) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 
 from trainables.checkpoint import FILES as CHECKPOINT_FILES
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
-from trainables.result import FILES
+from trainables.result import FILES, earlier_report
 from trainables.trial import Inline, Leaving, Trial
 
 
@@ -132,3 +133,21 @@ def test_sigterm_leaves_a_checkpoint(storage: Path, tmp_path: Path) -> None:
     again = Trial(plan(storage, tmp_path))
     assert epochs(again.step()) == [1, 2, 3, 4]
     signal.signal(signal.SIGTERM, before)
+
+
+def test_a_rank_whose_machine_alone_has_the_result_gives_it_to_the_others(
+    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there = tmp_path / "there"
+    there.mkdir()
+    trial = Trial(plan(storage, storage / "ranks", remote=there.as_uri(), report_seconds=0.0))
+    while not trial.step()["done"]:
+        pass
+    task = trial._task()
+    for file in (there / "ranks/trials/00000").iterdir():  # as if the store had been away at the end
+        file.unlink()
+    monkeypatch.setattr("trainables.result.own_rank", lambda: 1)
+    assert earlier_report(task.folder, task.config, task.places) is not None
+    other = replace(task.places, storage=tmp_path / "other")
+    assert earlier_report(tmp_path / "other/ranks/trials/00000", task.config, other) is not None
+    assert {file.name for file in (there / "ranks/trials/00000").iterdir()} == set(FILES)

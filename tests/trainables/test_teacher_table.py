@@ -265,3 +265,26 @@ def test_what_float16_cannot_hold_is_said(config: TrialConfig, places: Places) -
     materials.teacher.network.bn1.bias.data += 1e6
     with pytest.raises(ValueError, match=r"do not fit float16: give --set teacher\.table_precision=float32"):
         table.epoch(1, 1)
+
+
+def test_a_table_that_is_in_use_stays(config: TrialConfig, places: Places) -> None:
+    """Also where its files are mapped already, so that nobody opens them any more."""
+    _, table = opened(config, places)
+    table.epoch(1, 1)
+    os.utime(table._folder, (time.time() - 7200,) * 2)
+    table.epoch(1, 1)
+    assert time.time() - table._folder.stat().st_mtime < 3600
+
+
+def test_a_draft_that_becomes_a_file_meanwhile_is_no_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stat = Path.stat
+
+    def gone(path: Path, **more: bool) -> os.stat_result:
+        if path.name == "other.draft":
+            raise FileNotFoundError(path)
+        return stat(path, **more)
+
+    (tmp_path / "key").mkdir()
+    (tmp_path / "key" / "other.draft").touch()
+    monkeypatch.setattr(Path, "stat", gone)
+    assert table_file.reserve(tmp_path / "key" / "epoch-0001.arrow", 1000, 10**6) is not None

@@ -94,6 +94,8 @@ def rows_of_two_epochs(config: TrialConfig, places: Places) -> dict[str, torch.T
     batches = Batches(images.part, config.data, images.train_ids, CPU)
     table = TeacherTable(config, teacher, batches, places)
     said = [table.epoch(epoch, 2)(next(iter(batches.epoch(epoch, 8)))).embedding for epoch in (1, 2)]
+    assert list(table._rows) == [2], "one epoch's rows at a time"
+    assert not table._rows[2].flags.writeable, "mapped, not held"
     return {"said": torch.cat(said), "shown": torch.tensor(teacher.images)}
 
 

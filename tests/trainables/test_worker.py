@@ -1,6 +1,7 @@
 """A trial's process: killed and resumed it ends with the weights of an unbroken one; what it leaves in its folder."""
 
 import errno
+import gc
 import json
 import os
 import shutil
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -299,3 +301,26 @@ def test_materials_are_shared_by_trials_with_the_same_data_and_teacher(config: T
     assert materials.fits(replace(config, seed=3, epochs=1), CPU)
     assert not materials.fits(replace(config, precision="bfloat16"), CPU)
     assert not materials.fits(replace(config, data=replace(config.data, schedule_seed=1)), CPU)
+
+
+def test_a_trial_that_is_over_is_free_without_the_garbage_collector(
+    config: TrialConfig, places: Places, tmp_path: Path
+) -> None:
+    worker = trained(replace(config, epochs=1), places, tmp_path)
+    training = weakref.ref(worker.training)
+    gc.disable()
+    try:
+        del worker
+        assert training() is None
+    finally:
+        gc.enable()
+
+
+def test_where_a_process_hung_stays_when_the_trial_is_tried_again(
+    config: TrialConfig, places: Places, tmp_path: Path
+) -> None:
+    """On another machine than the driver's nobody else keeps it."""
+    (tmp_path / "hung-0.txt").write_text("it stood here")
+    Worker(Task(config=config, places=places, folder=tmp_path), CPU).epoch()
+    (kept,) = tmp_path.glob("stack-*-0.txt")
+    assert kept.read_text() == "it stood here"
