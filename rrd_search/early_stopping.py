@@ -164,7 +164,7 @@ class Sparing(FIFOScheduler):
         super().__init__()
         self._judge, self._audits = judge, audits
         self._heard: dict[str, int] = {}  # the last epoch, by trial id
-        self._passed = {record.trial_id for record in records if record.audited is not None}  # are not asked for again
+        self._passed = {record.trial_id for record in records if record.audited is not None}  # were to be stopped
         for record in records:
             self._heard[record.trial_id] = judge.remember(None, record)
 
@@ -181,10 +181,9 @@ class Sparing(FIFOScheduler):
         if epoch is None:
             return str(TrialScheduler.CONTINUE)
         trial_id = str(trial.config["trial_id"])
-        if trial.config.get(SPARED) or self._audits.takes(trial_id, epoch):
-            self._passed.add(trial_id)
-            return str(TrialScheduler.CONTINUE)
-        return str(TrialScheduler.STOP)
+        self._passed.add(trial_id)  # no more is asked of it: Tune tells the last report of a stopped trial once more
+        spared = trial.config.get(SPARED) or self._audits.takes(trial_id, epoch)
+        return str(TrialScheduler.CONTINUE if spared else TrialScheduler.STOP)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """The judge has not heard the last report of a trial that ran to its end."""

@@ -64,7 +64,9 @@ def measure(config: TrialConfig, places: Places, device: str, students: int, sec
         command += ["--storage", str(places.storage), "--data-root", str(places.data_root), "--seconds", str(seconds)]
         running = [_started(command, stack) for _ in range(students)]
         ready = [process.stdout.readline().strip() == "ready" for process in running if process.stdout]
-        said = [process.communicate("go\n" if all(ready) else None) for process in running]
+        for process in running:
+            _let_go(process) if all(ready) else process.kill()
+        said = [process.communicate() for process in running]
     if not all(ready) or any(process.returncode for process in running):
         if students == 1:
             last = (said[0][1].strip().splitlines() or ["it said nothing"])[-1]
@@ -77,6 +79,13 @@ def measure(config: TrialConfig, places: Places, device: str, students: int, sec
         used_bytes=max(result["used_bytes"] for result in results),
         device_bytes=results[0]["device_bytes"],
     )
+
+
+def _let_go(process: subprocess.Popen[str]) -> None:
+    assert process.stdin is not None, "it was started with a pipe"
+    with contextlib.suppress(BrokenPipeError):  # it has ended, which its exit code tells
+        process.stdin.write("go\n")
+        process.stdin.flush()
 
 
 def _started(command: list[str], stack: contextlib.ExitStack) -> subprocess.Popen[str]:

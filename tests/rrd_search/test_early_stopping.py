@@ -45,7 +45,7 @@ def record(name: str, rung_values: dict[int, float], **more: Any) -> TrialRecord
         "plain_config": CONFIG.to_dict(),
     }
     known |= {"point": None, "reference": False, "curve": curve, "rungs": rung_values, "audited": None}
-    return TrialRecord(**(known | {"reason": None, "started": None, "ended": None} | more))
+    return TrialRecord(**(known | {"reason": None} | more))
 
 
 def sparing(name: str = "asha", audits: int = 0, records: Sequence[TrialRecord] = (), trials: int = 12) -> Sparing:
@@ -208,3 +208,23 @@ def test_a_free_process_goes_to_the_newest_trial() -> None:
     assert sparing().choose_trial_to_run(controller) is trials[3]
     trials[1].status = trials[3].status = "RUNNING"
     assert sparing().choose_trial_to_run(controller) is None
+
+
+@pytest.mark.parametrize("name", ["asha", "hyperband", "median"])
+def test_a_stopped_trial_is_not_judged_by_the_rest_of_its_report(name: str) -> None:
+    """Tune tells the last report of a trial that it stops once more, as that of one that has ended."""
+    scheduler = sparing(name)
+    for number in range(6):
+        better = report(0.8 + 0.01 * number, *range(1, EPOCHS))
+        assert scheduler.on_trial_result(CONTROLLER, trial(f"{number}"), better) == CONTINUE
+    told = report(0.1, *range(1, EPOCHS))
+    for number in range(10, 20):
+        if scheduler.on_trial_result(CONTROLLER, trial(f"{number}"), told) == STOP:
+            break
+    else:
+        raise AssertionError("none of ten bad trials was stopped")
+    inner: Any = scheduler._judge
+    rungs_before = str(getattr(inner._inner, "_brackets", None))
+    scheduler.on_trial_complete(CONTROLLER, trial(f"{number}"), told)
+    assert scheduler.on_trial_result(CONTROLLER, trial(f"{number}"), report(0.1, EPOCHS)) == CONTINUE
+    assert str(getattr(inner._inner, "_brackets", None)) == rungs_before
