@@ -120,6 +120,8 @@ def _close_token() -> None:
 def chosen_cluster(address: str | None) -> str | None:
     """The address of the cluster that ``--address`` asks for: without it the one that this machine is in, which is what
     RAY_ADDRESS says, or where `ray start` put one. None: this machine alone. ValueError where it does not answer."""
+    if address is not None and address.startswith("http"):
+        raise ValueError(f"--address {address} is for `ray job`: give HOST:PORT, the head's, or {THIS_MACHINE}")
     asked = address or os.environ.get("RAY_ADDRESS")
     address = asked or _started_here()
     if not address or address == THIS_MACHINE or address.startswith("http"):  # which is meant for `ray job`

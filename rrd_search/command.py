@@ -12,13 +12,20 @@ from typing import NoReturn
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows the default of each option that has one, and whose help does not tell it itself."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        none = action.default is None or action.default is False or action.default == []
+        return action.help if none or "default:" in (action.help or "") else super()._get_help_string(action)
+
+
 class Parser(argparse.ArgumentParser):
     """Says what is wrong in one line, without the usage; abbreviated flags are not taken."""
 
     def __init__(self, program: str, description: str) -> None:
         """``program``: what follows ``python`` on the command line."""
-        form = argparse.ArgumentDefaultsHelpFormatter
-        super().__init__(f"python {program}", description=description, formatter_class=form, allow_abbrev=False)
+        super().__init__(f"python {program}", description=description, formatter_class=_Help, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message} (see {self.prog} --help)")

@@ -16,6 +16,7 @@ from rrd_search.command import Parser, amount, default_storage, default_tracking
 from rrd_search.samplers import SAMPLERS
 from rrd_search.search_file import AUDIT_STOPS
 from rrd_search.space import Space, load_space
+from rrd_search.space_check import check
 from rrd_search.storage import places_of
 from rrd_search.tracking import check_tracking_uri
 from trainables.mirror import SCHEME
@@ -73,7 +74,7 @@ def parser() -> Parser:
         "or mlflow:EXPERIMENT",
     )
     how.add_argument("--hours", type=amount(0, exclusive=True), help="of wall-clock time; what runs then goes on later")
-    how.add_argument("--sampler", choices=list(SAMPLERS), default="tpe")
+    how.add_argument("--sampler", choices=list(SAMPLERS), default="tpe", help="who proposes configs")
     how.add_argument("--scheduler", choices=SCHEDULERS, default="asha", help="early stopping")
     how.add_argument(
         "--audit-stops", type=whole(0), default=AUDIT_STOPS, help="trials to run on where early stopping would end them"
@@ -98,8 +99,8 @@ def parser() -> Parser:
     where.add_argument(
         "--address", help="of a Ray cluster, or local; default: the cluster that this machine is in, if any"
     )
-    where.add_argument("--workers-per-trial", type=whole(1), default=1)
-    where.add_argument("--cpus-per-worker", type=whole(1), default=1)
+    where.add_argument("--workers-per-trial", type=whole(1), default=1, help="two or more through Ray Train")
+    where.add_argument("--cpus-per-worker", type=whole(1), default=1, help="cores")
     where.add_argument(
         "--gpus-per-worker",
         type=gpu_share,
@@ -118,7 +119,9 @@ def parser() -> Parser:
 
 def read_request(options: argparse.Namespace) -> Request:
     """Everything that can be checked without data, teacher or cluster. ValueError for what is wrong."""
-    space = load_space(options.space).with_values(chosen_values(options))
+    space = load_space(options.space)
+    check(space)  # with its own values: others may leave out points that are wrong
+    space = space.with_values(chosen_values(options))
     name = options.name or space.name
     if not NAME.fullmatch(name):
         raise ValueError(f"--name must be letters, digits, '.', '_' and '-', at most 100, got {name!r}")

@@ -8,7 +8,15 @@ from typing import Any
 
 import optuna
 
-from trainables.config import RRD, DataConfig, OptimizerConfig, TeacherConfig, TrialConfig, embedding_dim
+from trainables.config import (
+    GENTLY_TRAINED,
+    RRD,
+    DataConfig,
+    OptimizerConfig,
+    TeacherConfig,
+    TrialConfig,
+    embedding_dim,
+)
 
 BASE = TrialConfig(
     data=DataConfig(name="cifar100"),
@@ -52,7 +60,6 @@ QUEUE_SIZES = (1024, 2048, 4096, 8192, 16384, 32768)  # beyond an epoch's images
 KD_WEIGHTS = (0.0, 0.3, 1.0, 3.0)  # a category, because 0 has no place on a logarithmic range
 LEARNING_RATES = (0.01, 0.2)
 GENTLE_LEARNING_RATES = (0.001, 0.02)
-GENTLY_TRAINED = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # 0.01 where the others have 0.05 in the papers
 
 
 def space(trial: optuna.Trial, base: TrialConfig) -> TrialConfig:

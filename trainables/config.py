@@ -26,6 +26,12 @@ __all__ = ["KD", "RRD", "DataConfig", "OptimizerConfig", "ScheduleConfig", "Teac
 LossConfig = RRD.Config | KD.Config
 PRECISIONS = ("float32", "bfloat16")
 TABLE_PRECISIONS = ("float16", "float32")
+GENTLY_TRAINED = ("MobileNetV2", "ShuffleV1", "ShuffleV2")
+
+
+def usual_learning_rate(architecture: str) -> float:
+    """In the RepDistiller line of papers, for batches of 64."""
+    return 0.01 if architecture in GENTLY_TRAINED else 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +58,7 @@ class TeacherConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """Stochastic gradient descent; defaults as in the RepDistiller line of papers, for batches of 64."""
+    """Stochastic gradient descent; defaults as in the RepDistiller line of papers for most students, batches of 64."""
 
     learning_rate: float = 0.05
     momentum: float = 0.9
@@ -122,6 +128,10 @@ class TrialConfig:
             self.loss.check_dims(embedding_dim(self.student), embedding_dim(self.teacher.architecture))
 
     @property
+    def needs_teacher(self) -> bool:
+        return self.loss.weight > 0 or self.kd_weight > 0
+
+    @property
     def config_hash(self) -> str:
         """Sixteen hexadecimal digits, the same for equal configs in every process and release with these fields."""
         return hashlib.sha256(json.dumps(self.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
@@ -152,10 +162,14 @@ class TrialConfig:
     def with_values(self, values: dict[str, Any]) -> "TrialConfig":
         """A copy with other values for dotted fields, all set at once: ``{"loss.student_temperature": 0.07}``.
 
-        Another ``data.name`` brings that dataset's own image size, padding and flip, and another ``loss.name`` that
-        loss's defaults, where these are not set as well.
+        Another ``data.name`` brings that dataset's own image size, padding and flip, another ``loss.name`` that loss's
+        defaults, and another ``student`` the papers' learning rate where it is not that of the old one; where these are
+        not set as well.
         """
         plain = self.to_dict()
+        usual = usual_learning_rate(values.get("student", self.student))
+        if usual != usual_learning_rate(self.student):
+            plain["optimizer"]["learning_rate"] = usual
         if values.get("data.name", self.data.name) != self.data.name:
             plain["data"] |= {"image_size": None, "padding": None, "flip": None}
         if (loss := values.get("loss.name", self.loss.name)) != self.loss.name:

@@ -15,7 +15,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from trainables.checkpoint import Checkpoints
-from trainables.config import RRD, OptimizerConfig, ScheduleConfig, TrialConfig
+from trainables.config import RRD, OptimizerConfig, ScheduleConfig, TrialConfig, usual_learning_rate
 from trainables.data.batches import Batches
 from trainables.data.parts import Training as TrainingImages
 from trainables.data.parts import load_training
@@ -29,7 +29,6 @@ from trainables.weights import load_network, read_weights, save_weights, weights
 from trainables.whole_file import write_whole
 
 log = logging.getLogger(__name__)
-SLOWER = ("MobileNetV2", "ShuffleV1", "ShuffleV2")  # the papers train these with a rate of 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,13 +143,12 @@ def with_weights(config: TrialConfig, weights: str) -> TrialConfig:
 
 def teacher_recipe(config: TrialConfig) -> TrialConfig:
     """How the config's teacher is trained: as a student alone, by the papers' recipe, on the same training images."""
-    rate = 0.01 if config.teacher.architecture in SLOWER else 0.05
     return TrialConfig(
         # The teacher's own seed, so that searches of any seed share one.
         data=dataclasses.replace(config.data, schedule_seed=config.teacher.seed),
         student=config.teacher.architecture,
         loss=RRD.Config(weight=0),
-        optimizer=OptimizerConfig(learning_rate=rate),
+        optimizer=OptimizerConfig(learning_rate=usual_learning_rate(config.teacher.architecture)),
         schedule=ScheduleConfig(),
         batch_size=min(64, config.batch_size),
         epochs=config.teacher.epochs,

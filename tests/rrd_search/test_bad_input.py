@@ -16,6 +16,7 @@ from real_formats import write_cifar100
 
 from rrd_search.command import exit_code
 from rrd_search.optuna_searcher import Study
+from rrd_search.request import parser
 from rrd_search.search_file import SearchFile
 from rrd_search.space import load_space
 from rrd_search.tune import main
@@ -54,6 +55,16 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
         "import": "import there_is_no_such_module\n",
         "empty": head + "def space(trial, base):\n    return base\n",
     }
+    one = (
+        "from dataclasses import replace\n"
+        + head
+        + "def space(trial, base):\n    return replace(base, ce_weight=trial.suggest_float('ce_weight', 0.1, 1))\n"
+    )
+    spaces |= {
+        "start": one + "START = {'strong KD': {'ce_weight': 0.5, 'kd_weight': 1.0}}\n",
+        "outside": one + "START = {'much': {'ce_weight': 3.0}}\n",
+        "reference": one + "REFERENCES = {'KD': {'kd_wieght': 1.0}}\n",
+    }
     for name, text in spaces.items():
         (folder / f"{name}.py").write_text(text)
     (folder / "a_file").write_text("")
@@ -69,6 +80,12 @@ CASES: dict[str, tuple[list[str], str]] = {
     "space without a base": (["{baseless.py}"], "BASE must be a TrialConfig"),
     "space that cannot be imported": (["{import.py}"], "there_is_no_such_module"),
     "space that searches nothing": (["{empty.py}"], "nothing left to search"),
+    "START point of what is not searched": (
+        ["{start.py}"],
+        "START point 'strong KD' sets 'kd_weight', which is not searched; searched: ce_weight"),
+    "START point outside of the space": (["{outside.py}"], "START point 'much': ce_weight must be .*, got 3.0"),
+    "reference with an unknown field": (["{reference.py}"], "'KD'.*no field 'kd_wieght'"),
+    "address of the dashboard": (["--address", "http://127.0.0.1:8265"], "is for `ray job`: give HOST:PORT"),
     "unknown teacher": (["--teacher", "resnet9"], "teacher.architecture must be one of resnet8"),
     "unknown student": (["--student", "vit"], "student must be one of resnet8"),
     "unknown dataset": (["--data", "mnist"], "data.name must be one of digits"),
@@ -209,3 +226,11 @@ def test_as_a_process(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: loss.queue_size must be a whole number of 1 or more, got 0\n"
+
+
+def test_help_tells_each_default_once() -> None:
+    text = " ".join(parser().format_help().split())
+    assert "default: None" not in text
+    assert "default: []" not in text
+    assert "who proposes configs (default: tpe)" in text
+    assert "default: sqlite in the storage folder --" in text, "and not what the environment has, with its password"

@@ -40,6 +40,8 @@ def test_a_search_joins_the_cluster_that_the_machine_is_in(monkeypatch):
     assert chosen_cluster(None) is None
     monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:8265")
     assert chosen_cluster(None) is None, "meant for `ray job`"
+    with pytest.raises(ValueError, match="is for `ray job`: give HOST:PORT"):
+        chosen_cluster("http://127.0.0.1:8265")
     with socket.create_server(("127.0.0.1", 0)) as there:
         address = f"127.0.0.1:{there.getsockname()[1]}"
         monkeypatch.setenv("RAY_ADDRESS", address)

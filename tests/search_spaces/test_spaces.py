@@ -58,7 +58,7 @@ def test_contract(name: str) -> None:
     fields = space.base.flat()
     assert set(facts.searched) <= set(fields), "a parameter is named after the field that it sets"
     assert facts.left_out == {}
-    assert facts.fingerprint == check(load_space(name)).fingerprint
+    assert facts.description == check(load_space(name)).description
     assert set(facts.references) >= {"KD alone", "student alone"}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=2))
     for _ in range(100):
@@ -129,6 +129,20 @@ def test_some_students_learn_gently(student: str) -> None:
     assert 0.001 <= min(rates) < 0.01 < max(rates) <= 0.02
     rates = [config.optimizer.learning_rate for config in sampled("rrd", {"student": "vgg8"})]
     assert 0.01 <= min(rates) < 0.05 < max(rates) <= 0.2
+
+
+@pytest.mark.parametrize("student", ["MobileNetV2", "ShuffleV1"])
+@pytest.mark.parametrize("name", ["rrd", "rrd_kd", "temperatures", "queue", "projection", "weights"])
+def test_published_points_have_the_published_rate(student: str, name: str) -> None:
+    space = load_space(name).with_values({"student": student})
+    assert space.base.optimizer.learning_rate == 0.01
+    facts = check(space)
+    assert {config.optimizer.learning_rate for config in facts.references.values()} <= {0.01}
+    assert {point.get("optimizer.learning_rate", 0.01) for point in facts.start.values()} <= {0.01}
+    if "optimizer.learning_rate" in facts.searched:
+        assert all("optimizer.learning_rate" in point for point in facts.start.values()), "no rate is left to chance"
+    given = load_space(name).with_values({"student": student, "optimizer.learning_rate": 0.02})
+    assert given.base.optimizer.learning_rate == 0.02
 
 
 def test_the_quickstart_can_find_what_beats_kd() -> None:
