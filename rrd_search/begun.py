@@ -15,7 +15,7 @@ from rrd_search.champion import Champion, log_champion
 from rrd_search.marks import LEFT
 from rrd_search.optuna_searcher import Study
 from rrd_search.progress import say
-from rrd_search.record import Recorder
+from rrd_search.record import PATIENCE_SECONDS, Recorder
 from rrd_search.request import Request
 from rrd_search.results import show_results
 from rrd_search.search_file import SearchFile
@@ -31,7 +31,6 @@ from trainables.mirror import Mirror
 from trainables.teacher import stored_teacher, teacher_recipe
 from trainables.whole_file import write_whole
 
-RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
 HURRIED_SECONDS = 2.0  # after a signal, whose sender may kill what is not gone in ten; the next start sends the rest
 
 
@@ -170,7 +169,7 @@ def send_rest(recorder: Recorder, request: Request, study: Study, console: Conso
             recorder.end_trial(trial.trial_id, "failed", {}, {"rrd.failure": LEFT})
     if recorder.unsent():
         say(console, "sending the last records to MLflow ...")
-    if missing := recorder.close(HURRIED_SECONDS if hurried else RECORDER_SECONDS):
+    if missing := recorder.close(HURRIED_SECONDS if hurried else PATIENCE_SECONDS):
         say(console, missing)
         return
     if not hurried and (best := study.best()) is not None:
@@ -215,7 +214,7 @@ def close(console: Console, request: Request, study: Study, teacher: dict[str, A
     if study.best() is not None:
         storage = shlex.quote(request.places.remote or str(shown(request.places.storage)))
         command = f"python -m rrd_search.export --name {request.name} --storage {storage} --output best"
-        say(console, f"next:  {command}\n       python -m rrd_search.train best")
+        say(console, f"next:  {command}\n       python -m rrd_search.train best --storage {storage}")
 
 
 def shown(path: Path) -> Path:

@@ -17,7 +17,7 @@ class EpochDisplay:
     def __init__(self, console: Console, what: str, total: int) -> None:
         self.console, self.what, self.total = console, what, total
         self.done = 0
-        self._skipped: int | None = None  # epochs of an earlier run
+        self._skipped = 0  # epochs of an earlier run
         self._told = ""
         self._started = time.monotonic()
         self._ended = threading.Event()
@@ -40,10 +40,10 @@ class EpochDisplay:
         else:
             self._speaker.join()
 
-    def epoch(self, done: int, told: str) -> None:
-        """``done`` epochs are behind it; ``told`` is what there is to say of the last one."""
-        if self._skipped is None:
-            self._skipped = done - 1
+    def epoch(self, done: int, told: str, new: bool = True) -> None:
+        """``done`` epochs are behind it, the last of them ``new`` and those before it that were not told of an earlier
+        run's; ``told`` is what there is to say of the last one."""
+        self._skipped += done - self.done - new
         self.done, self._told = done, told
         self._live.update(self._bar, completed=self.done, told=f"{told}{self._left()}")
 
@@ -56,7 +56,7 @@ class EpochDisplay:
             self.say(f"  {self.what}: {self.done} of {self.total} epochs{at}{self._left()}")
 
     def _left(self) -> str:
-        if self._skipped is None:
+        if self.done == self._skipped:
             return ""
         each = (time.monotonic() - self._started) / (self.done - self._skipped)
         return f", about {duration(each * (self.total - self.done))} left"

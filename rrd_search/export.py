@@ -16,12 +16,12 @@ from rich.console import Console
 
 from rrd_search.command import Parser, default_storage, run_command
 from rrd_search.export_check import check_students
-from rrd_search.export_folder import replaced, write_provenance
+from rrd_search.export_folder import TEACHER, replaced, write_provenance
 from rrd_search.export_readme import readme
 from rrd_search.progress import percent, say
 from rrd_search.recorded_trials import chosen_trial, read_trials
 from rrd_search.request import NAME
-from rrd_search.search_file import SearchFile, read_search_file
+from rrd_search.search_file import SearchFile, known_data_root, read_search_file
 from rrd_search.storage import bring, places_of
 from rrd_search.student_program import CONFIG, METRICS, PROGRAM, WEIGHTS, StudentProgram, save_program
 from rrd_search.students import trial_folder
@@ -33,7 +33,6 @@ from trainables.result import FILES, Report, finished_report
 from trainables.teacher import stored_teacher
 from trainables.weights import load_network
 
-TEACHER = "teacher.safetensors"
 PACKAGES = ("rrd-search", "torch", "torchvision", "numpy", "ray", "optuna", "mlflow", "safetensors")
 
 
@@ -50,19 +49,13 @@ def main(arguments: list[str]) -> int:
     console = Console()
     places = places_of(options.storage)
     bring(places, options.name)
-    places = replace(places, data_root=_data_root(options.data_root, places, places.storage / options.name))
+    known = options.data_root or known_data_root(places.storage / options.name, places.data_root)
+    places = replace(places, data_root=known.absolute())
     trial = chosen_trial(read_trials(places.storage / options.name), options.trial)
     output = export_trial(options.name, places, trial, options.output, partial(say, console))
     say(console, f"{options.output}: {', '.join(sorted(path.name for path in output.iterdir()))}")
     say(console, f"next:  python -m rrd_search.train {options.output} --storage {options.storage}")
     return 0
-
-
-def _data_root(given: Path | None, places: Places, folder: Path) -> Path:
-    """That of the search, where this machine has it; another machine's may be anywhere."""
-    begun = read_search_file(folder)
-    root = given or (Path(begun.data_root) if begun is not None else places.data_root)
-    return root.absolute() if given or root.is_dir() else places.data_root
 
 
 def export_trial(
@@ -117,7 +110,6 @@ def _read_source(search: str, places: Places, trial: TrialRecord) -> _Source:
         kept = sorted(path.parent.name for path in search_folder.glob(f"trials/*/{WEIGHTS}"))
         rule = "only the best trials' and the references' are kept"
         raise ValueError(f"the student of trial {trial.trial_id} is not there: {rule}, which are {', '.join(kept)}")
-    taught = config.loss.weight > 0 or config.kd_weight > 0
     return _Source(
         search=search_folder.name,
         trial=trial,
@@ -125,7 +117,7 @@ def _read_source(search: str, places: Places, trial: TrialRecord) -> _Source:
         folder=folder,
         report=report,
         images=load_training(config.data, places.storage, places.data_root),
-        teacher=stored_teacher(config, places) if taught else None,
+        teacher=stored_teacher(config, places) if config.needs_teacher else None,
     )
 
 

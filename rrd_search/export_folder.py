@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 PROVENANCE = "provenance.yaml"  # names the export's other files; it tells an export from any other folder
+TEACHER = "teacher.safetensors"
 NETWORKS = (".safetensors", ".pt2")
 
 

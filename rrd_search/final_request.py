@@ -6,15 +6,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rrd_search.command import Parser, amount, default_storage, default_tracking_uri, whole
-from rrd_search.export_folder import check_networks
+from rrd_search.export_folder import TEACHER, check_networks
 from rrd_search.request import NAME, writable
+from rrd_search.search_file import known_data_root
 from rrd_search.storage import places_of
 from rrd_search.tracking import check_tracking_uri
 from trainables.config import TrialConfig
 from trainables.mirror import SCHEME
 from trainables.places import Places
-
-TEACHER = "teacher.safetensors"  # in an exported folder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +40,7 @@ def parser() -> Parser:
     add("--name", help="default: that of the search it was exported from, or of the config's file")
     add("--teacher-checkpoint", type=Path, metavar="FILE", help="default: the exported folder's, or by the config")
     add("--storage", default=default_storage(), help="for all that is made: a folder, or a URI")
-    add("--data-root", type=Path, default=Path("data"), help="folder of downloaded datasets")
+    add("--data-root", type=Path, help="folder of downloaded datasets; default: that of the exported search, else data")
     add("--mlflow-uri", default=default_tracking_uri(), help="default: sqlite in the storage folder")
     add("--workers", type=whole(1), default=1, help="that share each batch; two or more through Ray Train")
     add("--cpus-per-worker", type=whole(1), help="default: this machine's, shared out; 1 on a cluster")
@@ -60,10 +59,14 @@ def read_final_request(options: argparse.Namespace) -> FinalRequest:
         raise ValueError(f"--name must be letters, digits, '.', '_' and '-', at most 100, got {name!r}")
     if config.batch_size % options.workers:
         raise ValueError(f"--workers must be a divisor of batch_size, {config.batch_size}, got {options.workers}")
-    if options.teacher_checkpoint and not needs_teacher(config):
+    if options.workers > 1 and 0 < (options.gpus_per_worker or 0) < 1:
+        raise ValueError("--gpus-per-worker must be 1 or more with several workers: NCCL takes a GPU for each")
+    if options.teacher_checkpoint and not config.needs_teacher:
         raise ValueError(f"--teacher-checkpoint: {options.source} uses no teacher, loss.weight and kd_weight are 0")
-    places = places_of(options.storage, options.data_root)
+    places = places_of(options.storage)
     writable(places.storage)
+    known = options.data_root or known_data_root(places.storage / _name_of(options.source), places.data_root)
+    places = replace(places, data_root=known.absolute())
     if SCHEME.match(options.storage) and options.mlflow_uri is None:
         raise ValueError("--mlflow-uri must be given with a storage at a URI: a file on this machine may be lost")
     uri = options.mlflow_uri or f"sqlite:///{places.storage / 'mlflow.db'}"
@@ -85,7 +88,7 @@ def read_final_request(options: argparse.Namespace) -> FinalRequest:
 
 def final_config(config: TrialConfig) -> TrialConfig:
     """The same experiment on all training images; without the teacher's weights where it does not use them."""
-    teacher = config.teacher if needs_teacher(config) else replace(config.teacher, weights=None)
+    teacher = config.teacher if config.needs_teacher else replace(config.teacher, weights=None)
     return replace(config, data=replace(config.data, held_out=0.0), teacher=teacher)
 
 
@@ -93,10 +96,6 @@ def seeded(config: TrialConfig, number: int) -> TrialConfig:
     """The config with the ``number``-th pair of seeds, counted from 0, which are its own."""
     data = replace(config.data, schedule_seed=config.data.schedule_seed + number)
     return replace(config, data=data, seed=config.seed + number)
-
-
-def needs_teacher(config: TrialConfig) -> bool:
-    return config.loss.weight > 0 or config.kd_weight > 0
 
 
 def _config_file(source: Path) -> Path:

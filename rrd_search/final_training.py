@@ -1,5 +1,6 @@
 """Final training: a config's teacher, its students from several seeds, their test accuracy, and the record of it."""
 
+import hashlib
 import json
 import math
 import os
@@ -13,14 +14,15 @@ from rich.console import Console
 
 from rrd_search.cluster import Cluster, check_fits, chosen_cluster, settled, this_machine
 from rrd_search.epoch_display import EpochDisplay
-from rrd_search.final_request import FinalRequest, needs_teacher, seeded
+from rrd_search.final_request import FinalRequest, seeded
 from rrd_search.final_results import TestResult, mean_and_spread, measure, read_result, show_results
 from rrd_search.progress import percent, say
-from rrd_search.record import Recorder
+from rrd_search.record import PATIENCE_SECONDS, Recorder
 from rrd_search.request import held
+from rrd_search.retold import tell_epoch
 from rrd_search.tracking import shown_uri
 from trainables.config import TrialConfig
-from trainables.data.parts import load_training
+from trainables.data.parts import load_test, load_training
 from trainables.mirror import Mirror
 from trainables.resources import Resources
 from trainables.result import FILES, Report, finished_report
@@ -28,8 +30,7 @@ from trainables.teacher import TeacherFile, load_teacher, make_teacher, stored_t
 from trainables.trial import run
 from trainables.worker import Task
 
-RECORDER_SECONDS = 60.0  # at the end, for what MLflow has not taken yet
-RECORDED = "recorded.json"  # how many seeds are trained, tested and in MLflow
+RECORDED = "recorded.json"  # how many seeds are trained, tested and in MLflow, and in which
 
 
 class FinalTraining:
@@ -65,10 +66,16 @@ class FinalTraining:
         """In MLflow; another config of the same name is another experiment."""
         return f"{self.folder.name}-final"
 
+    @property
+    def _store(self) -> str:
+        """MLflow's URI, which may hold a password, as a hash."""
+        return hashlib.sha256(self.request.mlflow_uri.encode()).hexdigest()[:16]
+
     def _say_what(self) -> None:
         config, places = self.request.config, self.request.places
         images = load_training(config.data, places.storage, places.data_root)
-        teacher = f"{config.teacher.architecture} teaches {config.student}" if needs_teacher(config) else config.student
+        load_test(config.data, places.storage, places.data_root)  # is it there? looked at by nothing before ``_test``
+        teacher = f"{config.teacher.architecture} teaches {config.student}" if config.needs_teacher else config.student
         say(
             self.console,
             f"{self.request.name}: {teacher} on {config.data.name}, all {len(images.train_ids)} training images, "
@@ -100,7 +107,7 @@ class FinalTraining:
     def _with_teacher(self, config: TrialConfig) -> TrialConfig:
         """The config with the hash of its teacher's weights; the teacher lies in the storage then."""
         places = self.request.places
-        if not needs_teacher(config):
+        if not config.needs_teacher:
             return config
         if self.request.checkpoint is not None:
             return with_weights(config, load_teacher(config, places, self.request.checkpoint).weights)
@@ -121,7 +128,8 @@ class FinalTraining:
     def _known_results(self) -> list[TestResult]:
         """Those of an earlier run, where it did all that is asked for; else none."""
         path = self.folder / RECORDED
-        if not path.is_file() or json.loads(path.read_text())["seeds"] < len(self.seeds):
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        if known.get("seeds", 0) < len(self.seeds) or known.get("store") != self._store:
             return []
         found = [read_result(self._seed_folder(number)) for number in self.seeds]
         results = [result for result in found if result is not None]
@@ -148,20 +156,23 @@ class FinalTraining:
             raise
         finally:
             recorder.end_search(measured, {}, state)
-            missing = recorder.close(RECORDER_SECONDS if state == "complete" else 5.0)
+            missing = recorder.close(PATIENCE_SECONDS if state == "complete" else 5.0)
             if missing:
                 say(self.console, missing)
         if not missing:
-            (self.folder / RECORDED).write_text(json.dumps({"seeds": len(self.seeds), **measured}))
+            told = {"seeds": len(self.seeds), "store": self._store, **measured}
+            (self.folder / RECORDED).write_text(json.dumps(told))
         return results
 
     def _train(self, recorder: Recorder) -> None:
         epochs, total = self.config.epochs, self.config.epochs * len(self.seeds)
         with EpochDisplay(self.console, "final training", total) as display:
             for number in self.seeds:
-                for report in self._reports(number, recorder):
+                reports = self._reports(number, recorder)
+                new = finished_report(self._seed_folder(number)) is None
+                for report in reports:
                     told = f"seed {number}, training loss {report['train_loss']:.3f}"
-                    display.epoch(number * epochs + int(report["epoch"]), told)
+                    display.epoch(number * epochs + int(report["epoch"]), told, new)
                     self._hear(number, report, recorder)
                 self._fetch(number)
                 display.say(f"seed {number} is trained")
@@ -183,8 +194,7 @@ class FinalTraining:
 
     def _hear(self, number: int, report: Report, recorder: Recorder) -> None:
         for metrics in report["curve"]:
-            shown = {name: value for name, value in metrics.items() if name != "epoch"}
-            recorder.epoch(self._seed_folder(number).name, int(metrics["epoch"]), shown)
+            tell_epoch(recorder, self._seed_folder(number).name, metrics)
         if not math.isfinite(report["train_loss"]):
             reason = f"the training loss diverged in epoch {int(report['epoch'])}"
             recorder.end_trial(self._seed_folder(number).name, "failed", report["summary"], {"rrd.failure": reason})

@@ -23,6 +23,7 @@ from rrd_search.tracking import (
     shown_uri,
 )
 
+PATIENCE_SECONDS = 60.0  # at a search's end, for what MLflow has not taken yet
 GATHER_SECONDS = 0.5  # events wait so long for others that go with the same call
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 1.0, 30.0  # between attempts while the server is away
 NO_TAGS: Mapping[str, str] = {}

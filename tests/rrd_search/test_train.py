@@ -1,5 +1,6 @@
 """Final training on digits: all training images, the test set once a seed, nothing done twice, all of it recorded."""
 
+import io
 import json
 import shutil
 import statistics
@@ -12,11 +13,16 @@ import pytest
 import torch
 import yaml
 from mlflow import MlflowClient
+from rich.console import Console
 from safetensors.torch import load_file
 from tiny_search import BASE
 
 import rrd_search.final_results
 import rrd_search.final_training
+from rrd_search.epoch_display import EpochDisplay
+from rrd_search.final_request import parser, read_final_request
+from rrd_search.progress import duration
+from rrd_search.search_file import SearchFile
 from rrd_search.tracking import quiet_client
 from rrd_search.train import main
 from trainables.config import TrialConfig
@@ -98,6 +104,7 @@ def test_the_record_has_a_parent_and_a_child_a_seed(trained: Path) -> None:
         assert child.data.params == {"seed": str(number), "data.schedule_seed": str(number)}
         history = client.get_metric_history(child.info.run_id, "train_loss")
         assert [point.step for point in history] == [1, 2]
+        assert "ended_at" not in child.data.metrics
         assert child.info.status == "FINISHED"
         accuracies.append(tested["accuracy"])
     assert parent.data.metrics["test_accuracy"] == pytest.approx(statistics.fmean(accuracies))
@@ -124,12 +131,18 @@ def test_what_is_done_is_not_done_again_and_more_seeds_add_to_it(
     monkeypatch.setattr(rrd_search.final_training, "measure", counted_measure)
     monkeypatch.setattr(rrd_search.final_training, "run", counted_run)
     before = {path: path.read_bytes() for path in final.rglob("*") if path.is_file() and "driver" not in path.name}
-    assert main(command(folder, storage, 2)) == 0
+    assert main(command(folder, storage, 2, "--mlflow-uri", f"sqlite:///{trained / 'mlflow.db'}")) == 0
     assert (trained_tasks, tested) == ([], [])
     assert {path: path.read_bytes() for path in before} == before
     said = capsys.readouterr().out
     assert "mean" in said
     assert "spread" in said
+    other = f"sqlite:///{tmp_path / 'other.db'}"
+    assert main(command(folder, storage, 2, "--mlflow-uri", other)) == 0
+    assert (trained_tasks, tested) == ([], [])
+    experiment = quiet_client(other).get_experiment_by_name(f"{final.name}-final")
+    assert experiment is not None, "another store is told of what was done before"
+    assert len(quiet_client(other).search_runs([experiment.experiment_id])) == 3
     assert main(command(folder, storage, 3)) == 0
     assert (trained_tasks, tested) == (["seed-2"], ["seed-2"])
     assert json.loads((final / "recorded.json").read_text())["seeds"] == 3
@@ -229,6 +242,7 @@ def sources(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("alone.yaml", ["--teacher-checkpoint", "other.safetensors"], "--teacher-checkpoint: .* uses no teacher"),
         ("alone.yaml", ["--seeds", "0"], "--seeds: must be a whole number of 1 or more"),
         ("alone.yaml", ["--workers", "3"], "--workers must be a divisor of batch_size, 32, got 3"),
+        ("alone.yaml", ["--workers", "2", "--gpus-per-worker", "0.5"], "--gpus-per-worker must be 1 or more"),
         ("alone.yaml", ["--cpus-per-worker", "4096"], "--cpus-per-worker 4096: .* this machine has at most"),
         ("alone.yaml", ["--name", "a/b"], "--name must be letters"),
         ("alone.yaml", ["--mlflow-uri", "mlruns"], "is a folder, which MLflow 3 no longer records in"),
@@ -251,3 +265,51 @@ def test_the_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
     assert ended.stderr.startswith(f"error: {tmp_path / 'none'}: no such folder or config")
     assert ended.stderr.count("\n") == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_data_of_the_exported_search_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And a test part that is not there is told before anything is trained."""
+    monkeypatch.chdir(tmp_path)
+    source, storage, data = tmp_path / "best", tmp_path / "storage", tmp_path / "own"
+    source.mkdir()
+    (source / "metrics.json").write_text('{"search": "older"}')
+    (source / "config.yaml").write_text(ALONE.with_values({"data.name": f"folder:{data}"}).to_yaml())
+    facts = {"space": "rrd", "trials": 1, "sampler": "tpe", "scheduler": "none", "seed": 0, "teacher": {}}
+    SearchFile(**facts, data_root=str(data)).write(storage / "older")  # type: ignore[arg-type]
+    data.mkdir()
+    (source / "provenance.yaml").write_text("files: {}")
+    request = read_final_request(parser().parse_args([str(source), "--storage", str(storage)]))
+    assert request.places.data_root == data
+    given = parser().parse_args([str(source), "--storage", str(storage), "--data-root", "there"])
+    assert read_final_request(given).places.data_root == tmp_path / "there"
+    data.rmdir()
+    assert read_final_request(parser().parse_args([str(source), "--storage", str(storage)])).places.data_root == (
+        tmp_path / "data"
+    )
+
+
+def test_test_images_that_are_not_there_are_told_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise ValueError("tiny_imagenet: the test part is not there")
+
+    monkeypatch.setattr(rrd_search.final_training, "load_test", missing)
+    monkeypatch.setattr(rrd_search.final_training, "run", None)
+    source = tmp_path / "alone.yaml"
+    source.write_text(ALONE.to_yaml())
+    with pytest.raises(ValueError, match="the test part is not there"):
+        main(command(source, tmp_path / "storage", 1))
+
+
+def test_the_time_left_counts_what_this_run_trains(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("rrd_search.epoch_display.time.monotonic", lambda: now[0])
+    display = EpochDisplay(Console(file=io.StringIO()), "final training", 50)
+    for done in (10, 20, 30):
+        display.epoch(done, "", new=False)
+    assert display._left() == ""
+    now[0] = 60.0
+    display.epoch(31, "")
+    assert display._left() == f", about {duration(19 * 60)} left"
+    now[0] = 120.0
+    display.epoch(45, "")  # the next seed goes on from its checkpoint
+    assert display._left() == f", about {duration(5 * 60)} left"
