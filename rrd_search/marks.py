@@ -1,7 +1,7 @@
 """The names under which a study's file keeps what Optuna has no place for, and how trials get their ids."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 REFERENCE_PREFIX = "ref-"
 
@@ -29,6 +29,13 @@ def reference_id(name: str) -> str:
 def references_of(search: str) -> str:
     """The name of Optuna's study of the references."""
     return f"{search}-references"
+
+
+def check_owner(search: str, studies: Collection[str]) -> None:
+    """ValueError where these, all that are in a file, are another search's: its folder was copied or renamed."""
+    if studies and search not in studies and references_of(search) not in studies:
+        owner = min(studies, key=len).removesuffix(references_of(""))
+        raise ValueError(f"the folder {search} holds the search {owner}: its name must be {owner}")
 
 
 def latest_generation(search: str, whole: Iterable[str]) -> str:

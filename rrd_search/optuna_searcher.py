@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler
+from optuna.study import get_all_study_names
 from optuna.trial import FrozenTrial, TrialState
 
 from rrd_search.generations import present_study, reference_record
@@ -18,6 +19,7 @@ from rrd_search.marks import (
     REFERENCE_PREFIX,
     SPACE,
     WARM_START,
+    check_owner,
     reference_id,
     references_of,
     searched_id,
@@ -65,7 +67,8 @@ class Study:
         independent_schedules: bool = False,
     ) -> None:
         """Open or begin the study called ``name``. ``independent_schedules``: each trial has its own order and views of
-        the images, instead of all the same. ValueError for an unknown sampler, or a space that is not right."""
+        the images, instead of all the same. ValueError for an unknown sampler, a space that is not right, or a file
+        that is another search's."""
         self.exhausted = False
         self.space, self._sampler, self._seed = space, sampler, seed
         self._independent_schedules = independent_schedules
@@ -74,6 +77,7 @@ class Study:
         make_sampler(sampler, seed, 0)  # which checks its name
         self.storage = StudyStorage(storage_url)
         with quiet_optuna():
+            check_owner(name, get_all_study_names(self.storage.optuna))
             self._references = _open(self.storage, references_of(name))
         self.read_all()
 

@@ -9,7 +9,7 @@ from optuna.trial import FrozenTrial
 from sqlalchemy.exc import SQLAlchemyError
 
 from rrd_search.generations import present_study, reference_record
-from rrd_search.marks import EARLIER_REFERENCES, references_of
+from rrd_search.marks import EARLIER_REFERENCES, check_owner, references_of
 from rrd_search.quiet import quiet_optuna
 from rrd_search.study_copy import copied
 from rrd_search.study_storage import StudyStorage
@@ -40,6 +40,7 @@ def read_trials(folder: Path) -> list[TrialRecord]:
 def _records(storage: BaseStorage, name: str) -> list[TrialRecord]:
     present, references = present_study(storage, name), references_of(name)
     known = get_all_study_names(storage)
+    check_owner(name, known)
     if present not in known:
         return []
     attributes = storage.get_study_user_attrs(storage.get_study_id_from_name(present))

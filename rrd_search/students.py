@@ -21,12 +21,13 @@ class Students:
     """Deletes the students of complete trials that are no longer among the best; their results stay."""
 
     def __init__(self, folder: Path, study: Study, mirror: Mirror) -> None:
-        """Those of earlier processes first."""
+        """Those of earlier processes first: what the mirror has of them was fetched, so they are all here."""
         self._folder, self._study, self._mirror = folder, study, mirror
         ranked = study.ranked()
         self._kept = set(ranked[:KEPT])
         for trial_id in ranked[KEPT:]:
-            self._delete(trial_id)
+            if any((trial_folder(folder, trial_id) / name).is_file() for name in STUDENTS):
+                self._delete(trial_id)
 
     def ended(self, trial_id: str) -> None:
         """A trial is complete: its students may stay, or those of one that was among the best may have to go."""
@@ -56,9 +57,13 @@ def forget_trial(folder: Path, trial_id: str, mirror: Mirror) -> None:
 
 
 def forget_stopped(folder: Path, study: Study, mirror: Mirror) -> None:
-    """Once more for all of them: the workers of a stopped trial end their epoch, and may write a checkpoint after."""
+    """Once more for all that have left something: the workers of a stopped trial end their epoch, and may write a
+    checkpoint after."""
+    left = {path.name for path in (folder / "trials").glob("*")}
+    with contextlib.suppress(OSError):
+        left |= mirror.folders(folder / "trials")
     for trial in study.trials():
-        if trial.state in ("pruned", "failed"):
+        if trial.state in ("pruned", "failed") and trial.trial_id in left:
             forget_trial(folder, trial.trial_id, mirror)
 
 

@@ -13,6 +13,7 @@ from rrd_search.marks import (
     EARLIER,
     EARLIER_REFERENCES,
     SPACE,
+    check_owner,
     latest_generation,
     reference_id,
     references_of,
@@ -56,6 +57,7 @@ def read_rows(folder: Path) -> list[Row]:
 
 def _rows(database: sqlite3.Connection, search: str) -> Iterator[Row]:
     studies = dict(database.execute("select study_name, study_id from studies"))
+    check_owner(search, studies)
     attributes = {name: _attributes_of_study(database, study) for name, study in studies.items()}
     present = latest_generation(search, [name for name in studies if SPACE in attributes[name]])
     earlier = attributes.get(present, {}).get(EARLIER_REFERENCES, {})

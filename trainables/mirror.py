@@ -100,6 +100,14 @@ class Mirror:
             elif kind == fs.FileType.Directory:
                 store.delete_dir(self._name(path))
 
+    def folders(self, folder: Path) -> set[str]:
+        """The names of those that lie in ``folder`` there."""
+        if not self.exists:
+            return set()
+        selected = fs.FileSelector(self._name(folder), allow_not_found=True)
+        infos = self._there[0].get_file_info(selected)
+        return {info.base_name for info in infos if info.type == fs.FileType.Directory}
+
     def of_train(self, folder: Path) -> tuple[str, fs.FileSystem | None]:
         """Path and file system for Ray Train's own files of a trial with several workers."""
         return (self._name(folder), self._there[0]) if self.exists else (str(folder), None)

@@ -17,7 +17,9 @@ from tiny_search import NAME
 
 from rrd_search.command import exit_code
 from rrd_search.journal import Journal, unsent_in
+from rrd_search.optuna_searcher import Study
 from rrd_search.recorded_trials import read_trials
+from rrd_search.space import load_space
 from rrd_search.status import main, status
 from rrd_search.storage import HOLDER
 from rrd_search.stored_search import at_uri, in_folder
@@ -112,7 +114,7 @@ def test_beside_a_driver(folder: Path, driver: "subprocess.Popen[str]") -> None:
 
 def test_it_says_of_a_study_what_optuna_says(tiny_storage: Path) -> None:
     rows, records = read_rows(tiny_storage / NAME), read_trials(tiny_storage / NAME)
-    names = ("trial_id", "state", "value", "epochs", "point", "reference", "reason", "started", "earlier")
+    names = ("trial_id", "state", "value", "epochs", "point", "reference", "reason", "earlier")
     assert [[getattr(row, name) for name in names] for row in rows] == [
         [getattr(record, name) if name != "value" or record.state != "failed" else None for name in names]
         for record in records
@@ -221,3 +223,14 @@ def test_it_imports_nothing_heavy(folder: Path) -> None:
     ended = subprocess.run(command, capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
     assert "search: no driver runs it" in ended.stdout
+
+
+def test_a_folder_that_was_renamed_is_told(tiny_storage: Path, tmp_path: Path) -> None:
+    """Its study would seem to be empty, and a search that goes on there would begin anew over what is there."""
+    folder = Path(shutil.copytree(tiny_storage / NAME, tmp_path / "other"))
+    told = "the folder other holds the search tiny: its name must be tiny"
+    for read in (read_rows, read_trials):
+        with pytest.raises(ValueError, match=told):
+            read(folder)
+    with pytest.raises(ValueError, match=told):
+        Study(f"sqlite:///{folder / 'study.db'}", "other", load_space("quickstart"))

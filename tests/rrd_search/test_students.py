@@ -4,7 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from rrd_search.students import KEPT, Students, trial_folder
+from rrd_search.students import KEPT, Students, forget_stopped, trial_folder
 from trainables.mirror import Mirror
 from trainables.places import Places
 
@@ -37,3 +37,35 @@ def test_the_best_stay_whatever_the_order_in_which_they_end(tmp_path: Path) -> N
         assert left() == stay
     assert len(stay) == KEPT
     assert len(list(tmp_path.rglob("result.json"))) == 8
+
+
+class Counting(Mirror):
+    """A mirror that is asked, and has one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(Places(storage=folder, data_root=folder))
+        self.deleted: list[str] = []
+
+    def delete(self, path: Path) -> None:
+        self.deleted.append(path.name)
+
+    def folders(self, folder: Path) -> set[str]:
+        return {"stopped there", "complete"}
+
+
+def test_a_store_is_not_asked_about_what_is_long_gone(tmp_path: Path) -> None:
+    ranked = [f"{number}" for number in range(9)]
+    trials = [("complete", "complete"), ("stopped there", "pruned"), ("stopped here", "failed"), ("gone", "pruned")]
+    study: Any = SimpleNamespace(
+        ranked=lambda: ranked, trials=lambda: [SimpleNamespace(trial_id=one, state=state) for one, state in trials]
+    )
+    left = trial_folder(tmp_path, "7") / "student.safetensors"
+    left.parent.mkdir(parents=True)
+    left.touch()
+    mirror = Counting(tmp_path)
+    Students(tmp_path, study, mirror)
+    assert mirror.deleted == ["student.safetensors", "best_student.safetensors"], "of 7 alone"
+    mirror.deleted.clear()
+    trial_folder(tmp_path, "stopped here").mkdir()
+    forget_stopped(tmp_path, study, mirror)
+    assert mirror.deleted == ["stopped there", "stopped here"]

@@ -45,6 +45,8 @@ def test_files_go_from_machine_to_machine(there: str, tmp_path: Path) -> None:
     first.push(one / "trial" / "b.json")
     second.pull_tree(other, "*.json")
     assert (other / "trial" / "b.json").read_bytes() == b"b.json" * 1000
+    assert second.folders(other) == {"trial"}
+    assert second.folders(other / "nowhere") == set()
     first.delete(one / "trial")
     assert not second.pull(other / "trial" / "b.json")
     first.delete(one / "trial")
@@ -58,6 +60,7 @@ def test_without_a_copy_nothing_happens(tmp_path: Path) -> None:
     mirror.push_only(file.parent, "*.pt")
     mirror.pull_only(file.parent, "*.pt")
     mirror.delete(file)
+    assert mirror.folders(here) == set()
     assert mirror.pull(file)
     assert file.read_bytes() == b"here"
 
