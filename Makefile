@@ -16,7 +16,7 @@ tune: install  ## the main job: a search on the embedded digits data
 	$(BIN)/python -m rrd_search.tune $(ARGS)
 
 # Much of the tests' time is that of processes which start and end, so two halves run beside each other.
-test: install lint  ## everything: style, types, import order, tests
+test: install lint  ## style, types, import order, tests; not the long ones of cluster-test and faults
 	@mkdir -p build
 	$(BIN)/python -m pytest $(OTHERS) > build/others.log 2>&1 & others=$$!; \
 	$(BIN)/python -m pytest $(OTHERS:%=--ignore %) $(CLUSTERS:%=--ignore %) $(ARGS); code=$$?; \
@@ -39,7 +39,7 @@ lint: install  ## style, types, import order
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: install  ## the suite of benchmarks, as ratios; the last table is in build/benchmarks.md
+bench: install  ## the suite of benchmarks, as ratios; the table is in build/benchmarks.md, on a GPU in benchmarks/results/
 	$(BIN)/python -m benchmarks
 
 ui: $(ANY)  ## browse the recorded searches on http://127.0.0.1:5000

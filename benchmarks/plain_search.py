@@ -44,7 +44,7 @@ SPACE = {
     "student_temperature": tune.loguniform(*search_space.STUDENT_TEMPERATURES),
     "teacher_temperature": tune.loguniform(*search_space.TEACHER_TEMPERATURES),
     "rrd_weight": tune.loguniform(*search_space.RRD_WEIGHTS),
-    "kd_weight": tune.choice(search_space.KD_WEIGHTS),
+    "kd_weight": tune.choice(rrd.KD_WEIGHTS),
     "learning_rate": tune.loguniform(*rrd.LEARNING_RATES),
 }
 

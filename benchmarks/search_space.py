@@ -13,7 +13,6 @@ from trainables.config import RRD, TrialConfig
 STUDENT_TEMPERATURES = (0.02, 0.3)
 TEACHER_TEMPERATURES = (0.01, 0.2)
 RRD_WEIGHTS = (0.05, 10.0)
-KD_WEIGHTS = (0.0, 0.3, 1.0, 3.0)
 
 BASE = TrialConfig(loss=RRD.Config(enqueue="before"))
 
@@ -25,5 +24,5 @@ def space(trial: optuna.Trial, base: TrialConfig) -> TrialConfig:
         teacher_temperature=trial.suggest_float("loss.teacher_temperature", *TEACHER_TEMPERATURES, log=True),
         weight=trial.suggest_float("loss.weight", *RRD_WEIGHTS, log=True),
     )
-    kd_weight = trial.suggest_categorical("kd_weight", KD_WEIGHTS)
+    kd_weight = trial.suggest_categorical("kd_weight", rrd.KD_WEIGHTS)
     return replace(base, loss=loss, kd_weight=kd_weight, optimizer=rrd.learning_rate(trial, base))

@@ -66,11 +66,10 @@ def write_drawn_teacher(architecture: str, data: str, path: Path) -> None:
     torch.save(MODELS[architecture](num_classes=classes).state_dict(), path)
 
 
-def write_trained_teacher(searched: Searched, epochs: int) -> float:
-    """Train the teacher on what is not held out; its held-out accuracy."""
+def write_trained_teacher(searched: Searched, epochs: int) -> None:
+    """Train the teacher on what is not held out."""
     config = searched.config.with_values({"teacher.epochs": epochs})
     places = Places(storage=searched.root / "teacher", data_root=searched.root)
     *_, teacher = make_teacher(config, places, torch.device("cpu"))
     assert isinstance(teacher, TeacherFile), "the last that is said"
     torch.save(read_weights(teacher.path), searched.checkpoint)
-    return teacher.val_accuracy

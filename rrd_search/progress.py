@@ -36,7 +36,6 @@ class Progress:
     def __init__(self, console: Console, *, name: str, total: int, done: int, best: float | None) -> None:
         self.console = console
         self.name, self.total, self.done, self.best = name, total, done, best
-        self.best_id = ""
         self.workers = 1  # trials that fit on the nodes that are there
         self.running: dict[str, Row] = {}
         self.ended: list[Row] = []
@@ -73,7 +72,7 @@ class Progress:
         self.done += 1
         self._seconds.append(time.monotonic() - row.started)
         if counts and state == "complete" and (self.best is None or row.value > self.best):
-            self.best, self.best_id = row.value, trial_id
+            self.best = row.value
         if not self._live:
             self.say(f"trial {row.trial_id} {state:8} {percent(row.value):>7} after epoch {row.epoch}  {row.told}")
             self._say_status()

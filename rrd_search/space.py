@@ -86,7 +86,6 @@ class SpaceFacts:
     references: dict[str, TrialConfig]
     left_out: dict[str, str]  # START points and references that do not go with the pinned values, and why
     description: dict[str, Any]  # plain: the base by dotted field, and the distributions of the searched fields
-    fingerprint: str  # of the description: trials of spaces with equal ones can be compared
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,5 @@
 """Tries a space out in memory, before any worker starts: what it searches, whether its points fit, what is wrong."""
 
-import hashlib
-import json
 from typing import Any
 
 import optuna
@@ -28,7 +26,6 @@ def check(space: Space) -> SpaceFacts:
         "base": space.base.flat(),
         "searched": {name: sorted(searched[name]) for name in sorted(searched)},
     }
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
     return SpaceFacts(
         searched=tuple(searched),
         pinned=pinned,
@@ -36,7 +33,6 @@ def check(space: Space) -> SpaceFacts:
         references=references,
         left_out=left_out | others,
         description=description,
-        fingerprint=digest[:16],
     )
 
 

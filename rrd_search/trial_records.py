@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -61,8 +60,6 @@ class TrialRecord:
     rungs: dict[int, float]
     audited: int | None
     reason: str | None
-    started: datetime | None
-    ended: datetime | None
     earlier: str | None = None
 
     @cached_property
@@ -144,7 +141,5 @@ def record_of(trial: FrozenTrial, reference: bool) -> TrialRecord:
         rungs=rungs_of(trial),
         audited=trial.user_attrs.get("audited_at_epoch"),
         reason=trial.user_attrs.get("reason"),
-        started=trial.datetime_start,
-        ended=trial.datetime_complete,
         earlier=trial.user_attrs.get(EARLIER, {}).get("why"),
     )

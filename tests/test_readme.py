@@ -45,3 +45,13 @@ def test_links_lead_somewhere() -> None:
     for file in ("README.md", "cluster/README.md"):
         for link in re.findall(r"\]\((?!http)([^)#]+)\)", (ROOT / file).read_text()):
             assert ((ROOT / file).parent / link).exists(), link
+
+
+def test_the_tree_names_every_module() -> None:
+    text = (ROOT / "README.md").read_text().partition("## Where things are")[2]
+    tree = text.partition("```text")[2].partition("```")[0]
+    for package in ("rrd_search", "search_spaces", "trainables"):
+        part = tree.partition(f"\n{package}/")[2].partition("\n\n")[0]
+        named = [word for word in part.split() if word.endswith(".py")]
+        found = {file.name for file in (ROOT / package).glob("*.py")} - {"__init__.py"}
+        assert not [name for name in found if not any(Path(name).match(pattern) for pattern in named)], package

@@ -195,7 +195,5 @@ def _data(name: str) -> dict[str, Any]:
     try:
         from botocore.loaders import Loader
     except ImportError:
-        raise ValueError(
-            "files for AWS are checked with botocore, which is missing: pip install 'rrd-search[aws]'"
-        ) from None
+        raise ValueError("files for AWS are checked with botocore, which is missing: make install EXTRAS=aws") from None
     return Loader().load_service_model(name, "service-2") if name == "ec2" else Loader().load_data(name)

@@ -182,8 +182,6 @@ def test_optuna_hears_the_truth(open_study: Open, tmp_path: Path) -> None:
     assert all(record.curve == {1: 0.5, 2: 0.6} and record.epochs == 2 for record in records)
     reasons = ["out of memory", "val_accuracy is nan", "val_accuracy is -inf", "val_accuracy is None"]
     assert [record.reason for record in records[2:6]] == reasons
-    assert all(record.ended is not None for record in records[:6])
-    assert records[6].ended is None
     best = study.best()
     assert best is not None
     assert best.trial_id == ids[0]

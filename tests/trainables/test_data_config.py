@@ -47,9 +47,3 @@ def test_an_unknown_name_lists_the_valid_ones(name: object) -> None:
 def test_a_bad_value_is_one_line(fields: dict, what: str) -> None:
     with pytest.raises(ValueError, match=f"^{what}$"):
         DataConfig(**fields)
-
-
-def test_another_dataset_brings_its_own_size_padding_and_flip() -> None:
-    config = DataConfig(name="cifar10", held_out=0.2, split_seed=4, schedule_seed=5, image_size=48, flip=False)
-    other = config.with_dataset("digits")
-    assert other == DataConfig(name="digits", held_out=0.2, split_seed=4, schedule_seed=5)

@@ -178,6 +178,7 @@ def test_contract(name: str) -> None:
     kind = LOSSES[name]
     student, teacher = (Outputs((), torch.randn(6, dim, requires_grad=True), torch.randn(6, 4, requires_grad=True))
                         for dim in (8, 12))  # fmt: skip
+    kind.Config().check_dims(8, 12)
     loss = kind.build(kind.Config(), student, teacher)
     assert kind.Config.name == name
     assert kind.needs <= set(Outputs._fields)

@@ -47,9 +47,3 @@ class DataConfig:
     def views(self) -> int:
         """How many different views an image has: offsets 0 to twice the padding both ways, flipped or not."""
         return (2 * self.padding + 1) ** 2 * (2 if self.flip else 1)
-
-    def with_dataset(self, name: str) -> "DataConfig":
-        """The same split and seeds for another dataset, with that dataset's own size, padding and flip."""
-        return DataConfig(
-            name=name, held_out=self.held_out, split_seed=self.split_seed, schedule_seed=self.schedule_seed
-        )

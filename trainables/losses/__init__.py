@@ -1,7 +1,7 @@
 """Distillation losses, one a file, called as ``loss(student: Outputs, teacher: Outputs, batch: Batch | None)``.
 
-To add one: write its file with its own ``Config`` (beside the method's fields, ``name`` and ``weight``), and one line
-below.
+To add one: write its file with its own ``Config`` (see ``Loss``), one line below, and its ``Config`` in the
+``LossConfig`` of ``trainables/config.py``.
 """
 
 from trainables.losses.kd import KD

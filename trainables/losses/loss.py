@@ -11,8 +11,9 @@ class Loss(nn.Module):
     """Called with what student and teacher say about a batch; returns the scalar mean over the batch.
 
     ``needs`` names the fields of Outputs that it reads. What it wants shown it leaves detached in ``last``. Its own
-    ``Config`` has a class variable ``name`` and a field ``weight``. Memories are buffers, written in training mode
-    only and equal on every rank.
+    ``Config`` has a class variable ``name``, a field ``weight``, and ``check_dims(student_dim, teacher_dim)``, which
+    raises ValueError where it does not go with networks of such embeddings. Memories are buffers, written in training
+    mode only and equal on every rank.
     """
 
     needs: ClassVar[frozenset[str]]

@@ -132,8 +132,8 @@ class RRD(Loss):
 class RelationalCrossEntropy(torch.autograd.Function):
     """Cross-entropy of the two networks' softmax similarities to the queue, and the teacher's mean entropy.
 
-    Its gradient is computed on the way, some rows of the batch at a time: B x K similarities never exist at once, and
-    the queue may be overwritten before the backward pass.
+    Its gradient is computed on the way, some rows of the batch at a time, so that only of small batches all B x K
+    similarities exist at once, and the queue may be overwritten before the backward pass.
     """
 
     @staticmethod
