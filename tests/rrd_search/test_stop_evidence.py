@@ -24,7 +24,7 @@ def record(number: int, rungs: dict[int, float], value: float | None, **more: An
         "reference": False,
         "curve": {9: value},
     }
-    known |= {"rungs": rungs, "audited": None, "reason": None, "started": None, "ended": None}
+    known |= {"rungs": rungs, "audited": None, "reason": None}
     return TrialRecord(**(known | more))
 
 
