@@ -121,7 +121,7 @@ def test_without_botocore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refus
     monkeypatch.setitem(sys.modules, "botocore", None)
     aws.regions.cache_clear()
     aws.run_instances.cache_clear()
-    assert "pip install 'rrd-search[aws]'" in refused(ROOT / AWS)
+    assert "make install EXTRAS=aws" in refused(ROOT / AWS)
 
 
 def test_as_a_command(tmp_path: Path) -> None:
