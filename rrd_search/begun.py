@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from rrd_search.champion import Champion, log_champion
+from rrd_search.command import default_tracking_uri
 from rrd_search.marks import LEFT
 from rrd_search.optuna_searcher import Study
 from rrd_search.progress import say
@@ -25,6 +26,7 @@ from rrd_search.space_check import check
 from rrd_search.stop_evidence import rung_evidence
 from rrd_search.students import forget_trial
 from rrd_search.study_snapshot import SNAPSHOT, repair
+from rrd_search.tracking import shown_uri
 from rrd_search.trial_records import TrialRecord
 from rrd_search.warm_start import warm_start
 from trainables.mirror import Mirror
@@ -209,12 +211,13 @@ def close(console: Console, request: Request, study: Study, teacher: dict[str, A
     """The tables, where to look, and what to do next."""
     show_results(console, request.name, study, teacher)
     own = request.options.mlflow_uri is None
-    where = f"make ui STORAGE={shown(request.places.storage)}" if own else request.mlflow_uri
+    where = f"make ui STORAGE={shown(request.places.storage)}" if own else shown_uri(request.mlflow_uri)
     say(console, f"look:  {where}   (experiment {request.name})")
     if study.best() is not None:
-        storage = shlex.quote(request.places.remote or str(shown(request.places.storage)))
-        command = f"python -m rrd_search.export --name {request.name} --storage {storage} --output best"
-        say(console, f"next:  {command}\n       python -m rrd_search.train best --storage {storage}")
+        storage = f"--storage {shlex.quote(request.options.storage)}"
+        record = "" if request.options.mlflow_uri in (None, default_tracking_uri()) else f" --mlflow-uri {where}"
+        say(console, f"next:  python -m rrd_search.export --name {request.name} {storage} --output best")
+        say(console, f"       python -m rrd_search.train best {storage}{record}")
 
 
 def shown(path: Path) -> Path:

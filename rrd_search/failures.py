@@ -20,7 +20,7 @@ PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 15.0, 600.0  # before data is tried again
 
 @dataclass(frozen=True)
 class Failure:
-    """``kind`` is one of those of ``RETRIES``, or ``REFUSED``."""
+    """``kind`` is one of those of ``RETRIES``, or ``REFUSED``, ``DIVERGED``, ``PREEMPTED``."""
 
     kind: str
     reason: str

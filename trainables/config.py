@@ -163,13 +163,12 @@ class TrialConfig:
         """A copy with other values for dotted fields, all set at once: ``{"loss.student_temperature": 0.07}``.
 
         Another ``data.name`` brings that dataset's own image size, padding and flip, another ``loss.name`` that loss's
-        defaults, and another ``student`` the papers' learning rate where it is not that of the old one; where these are
+        defaults, and another ``student`` the papers' learning rate for it where the old one had theirs; where these are
         not set as well.
         """
         plain = self.to_dict()
-        usual = usual_learning_rate(values.get("student", self.student))
-        if usual != usual_learning_rate(self.student):
-            plain["optimizer"]["learning_rate"] = usual
+        if self.optimizer.learning_rate == usual_learning_rate(self.student):
+            plain["optimizer"]["learning_rate"] = usual_learning_rate(values.get("student", self.student))
         if values.get("data.name", self.data.name) != self.data.name:
             plain["data"] |= {"image_size": None, "padding": None, "flip": None}
         if (loss := values.get("loss.name", self.loss.name)) != self.loss.name:

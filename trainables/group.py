@@ -142,7 +142,7 @@ def _train_ranks(plan: dict[str, Any]) -> None:
     heard = Heard(plan["interrupts"])
     if (known := _earlier_report(task, device)) is not None:  # this worker's forerunner died after the end
         return ray.train.report(known)
-    worker = Worker(task, device, interrupted=lambda: heard.leaves(task.folder.name))
+    worker = Worker(task, device)
     if worker.finished:  # its forerunner was interrupted while it waited for room on the disk
         worker.finish()
         return ray.train.report(worker.report())

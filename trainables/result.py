@@ -52,7 +52,8 @@ def finished_report(folder: Path) -> Report | None:
 
 def earlier_report(folder: Path, config: TrialConfig, places: Places) -> Report | None:
     """As ``finished_report``, of a process that ended before it was heard, perhaps before its files were in the mirror.
-    A damaged result, or one of another config under the same id, is deleted, and the trial runs again."""
+    A result that is damaged, of another config under the same id, or without its students is deleted, and the trial
+    runs again."""
     path, mirror = folder / RESULT, Mirror(places)
     there = mirror.pull(path)
     try:
@@ -62,11 +63,13 @@ def earlier_report(folder: Path, config: TrialConfig, places: Places) -> Report 
     else:
         if result is None:
             return None
-        if result["config_hash"] == config.config_hash:
+        lost = [name for name in STUDENTS if not (there or (folder / name).is_file())]
+        if result["config_hash"] == config.config_hash and not lost:
             if not there or own_rank() == 0:  # whoever's machine has it puts it where other machines find it
                 settle(folder, mirror, () if there else FILES)
             return _report_of(result)
-        log.warning("%s is of config %s: the trial runs", path, result["config_hash"])
+        told = f"without {lost[0]}" if lost else f"of config {result['config_hash']}"
+        log.warning("%s is %s: the trial runs", path, told)
     path.unlink(missing_ok=True)
     return None
 

@@ -140,7 +140,7 @@ class Trial(tune.Trainable):
         """Leave nothing running of a trial that was stopped."""
         if self.running is not None:
             self.running.stop()
-        self.running = None
+        self.running = self._error = None
         torch.cuda.empty_cache()  # a recorded step's memory serves no other; trials that share the GPU may need it
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:

@@ -223,8 +223,8 @@ def test_a_stopped_trial_is_not_judged_by_the_rest_of_its_report(name: str) -> N
             break
     else:
         raise AssertionError("none of ten bad trials was stopped")
-    inner: Any = scheduler._judge
-    rungs_before = str(getattr(inner._inner, "_brackets", None))
+    judge: Any = scheduler._judge
+    before = [str(bracket._rungs) for bracket in getattr(judge._inner, "_brackets", [])]
     scheduler.on_trial_complete(CONTROLLER, trial(f"{number}"), told)
     assert scheduler.on_trial_result(CONTROLLER, trial(f"{number}"), report(0.1, EPOCHS)) == CONTINUE
-    assert str(getattr(inner._inner, "_brackets", None)) == rungs_before
+    assert [str(bracket._rungs) for bracket in getattr(judge._inner, "_brackets", [])] == before

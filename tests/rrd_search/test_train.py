@@ -268,7 +268,6 @@ def test_the_command_ends_with_2_and_one_line(tmp_path: Path) -> None:
 
 
 def test_the_data_of_the_exported_search_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And a test part that is not there is told before anything is trained."""
     monkeypatch.chdir(tmp_path)
     source, storage, data = tmp_path / "best", tmp_path / "storage", tmp_path / "own"
     source.mkdir()

@@ -1,5 +1,6 @@
 """One contract for every search space that comes with the project, and the published values."""
 
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -7,7 +8,7 @@ import pytest
 
 from rrd_search.space import load_space, space_names
 from rrd_search.space_check import check
-from trainables.config import RRD, TrialConfig, embedding_dim
+from trainables.config import RRD, OptimizerConfig, TrialConfig, embedding_dim
 
 VERSION_2 = {
     "loss.student_temperature": 0.04,
@@ -143,6 +144,8 @@ def test_published_points_have_the_published_rate(student: str, name: str) -> No
         assert all("optimizer.learning_rate" in point for point in facts.start.values()), "no rate is left to chance"
     given = load_space(name).with_values({"student": student, "optimizer.learning_rate": 0.02})
     assert given.base.optimizer.learning_rate == 0.02
+    own = replace(load_space(name).base, optimizer=OptimizerConfig(learning_rate=0.1))
+    assert own.with_values({"student": student}).optimizer.learning_rate == 0.1, "a rate that somebody chose stays"
 
 
 def test_the_quickstart_can_find_what_beats_kd() -> None:

@@ -151,3 +151,19 @@ def test_a_rank_whose_machine_alone_has_the_result_gives_it_to_the_others(
     other = replace(task.places, storage=tmp_path / "other")
     assert earlier_report(tmp_path / "other/ranks/trials/00000", task.config, other) is not None
     assert {file.name for file in (there / "ranks/trials/00000").iterdir()} == set(FILES)
+
+
+def test_a_result_whose_students_are_nowhere_runs_again(storage: Path, tmp_path: Path) -> None:
+    """A node keeps the result of a trial that is over; somebody has deleted the search in the store since."""
+    there = tmp_path / "there"
+    there.mkdir()
+    plans = plan(storage, storage / "deleted", remote=there.as_uri())
+    trial = Trial(plans)
+    while not trial.step()["done"]:
+        pass
+    trial.reset_config({**plans, "trial_id": "00001"})
+    for file in (there / "deleted/trials/00000").iterdir():
+        file.unlink()
+    again = Trial(plans)
+    assert epochs(again.step()) == [1, 2, 3, 4]
+    assert {file.name for file in (there / "deleted/trials/00000").iterdir()} == set(FILES)
