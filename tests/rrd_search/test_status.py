@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 from tiny_search import NAME
 
@@ -112,13 +113,16 @@ def test_beside_a_driver(folder: Path, driver: "subprocess.Popen[str]") -> None:
     assert traces(folder) == before
 
 
-def test_it_says_of_a_study_what_optuna_says(tiny_storage: Path) -> None:
+def test_it_says_of_a_study_what_optuna_says(tiny_storage: Path, tmp_path: Path) -> None:
     rows, records = read_rows(tiny_storage / NAME), read_trials(tiny_storage / NAME)
     names = ("trial_id", "state", "value", "epochs", "point", "reference", "reason", "earlier")
     assert [[getattr(row, name) for name in names] for row in rows] == [
         [getattr(record, name) if name != "value" or record.state != "failed" else None for name in names]
         for record in records
     ]
+    copy = shutil.copytree(tiny_storage / NAME, tmp_path / NAME) / "study.db"
+    study = optuna.load_study(study_name=NAME, storage=f"sqlite:///{copy}")
+    assert [row.started for row in rows if not row.reference] == [trial.datetime_start for trial in study.trials]
     assert [row.of_epochs for row in rows] == [record.config.epochs for record in records]
     told = said(tiny_storage / NAME)
     assert "tiny: no driver runs it" in told
