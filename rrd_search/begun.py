@@ -1,7 +1,6 @@
 """A search that was begun: whether the request goes on with it, whether it is finished, and how it closes."""
 
 import argparse
-import hashlib
 import json
 import shlex
 import sys
@@ -26,7 +25,7 @@ from rrd_search.space_check import check
 from rrd_search.stop_evidence import rung_evidence
 from rrd_search.students import forget_trial
 from rrd_search.study_snapshot import SNAPSHOT, repair
-from rrd_search.tracking import shown_uri
+from rrd_search.tracking import shown_uri, store_id
 from rrd_search.trial_records import TrialRecord
 from rrd_search.warm_start import warm_start
 from trainables.mirror import Mirror
@@ -181,7 +180,7 @@ def send_rest(recorder: Recorder, request: Request, study: Study, console: Conso
 def _keep_champion(best: TrialRecord, request: Request, console: Console) -> None:
     """The best student as a registered model of MLflow; once for each student and store."""
     note = request.folder / "champion.json"
-    now = {"trial_id": best.trial_id, "store": hashlib.sha256(request.mlflow_uri.encode()).hexdigest()[:16]}
+    now = {"trial_id": best.trial_id, "store": store_id(request.mlflow_uri)}
     if note.is_file() and note.read_text() == json.dumps(now):
         return
     import numpy as np

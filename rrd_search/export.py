@@ -21,7 +21,7 @@ from rrd_search.export_readme import readme
 from rrd_search.progress import percent, say
 from rrd_search.recorded_trials import chosen_trial, read_trials
 from rrd_search.request import NAME
-from rrd_search.search_file import SearchFile, known_data_root, read_search_file
+from rrd_search.search_file import SearchFile, data_root_of, read_search_file
 from rrd_search.storage import bring, places_of
 from rrd_search.student_program import CONFIG, METRICS, PROGRAM, WEIGHTS, StudentProgram, save_program
 from rrd_search.students import trial_folder
@@ -49,8 +49,8 @@ def main(arguments: list[str]) -> int:
     console = Console()
     places = places_of(options.storage)
     bring(places, options.name)
-    known = options.data_root or known_data_root(places.storage / options.name, places.data_root)
-    places = replace(places, data_root=known.absolute())
+    root = data_root_of(options.data_root, places.storage / options.name, places.data_root)
+    places = replace(places, data_root=root)
     trial = chosen_trial(read_trials(places.storage / options.name), options.trial)
     output = export_trial(options.name, places, trial, options.output, partial(say, console))
     say(console, f"{options.output}: {', '.join(sorted(path.name for path in output.iterdir()))}")

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from rrd_search.command import Parser, amount, default_storage, default_tracking_uri, whole
 from rrd_search.export_folder import TEACHER, check_networks
-from rrd_search.request import NAME, writable
-from rrd_search.search_file import known_data_root
+from rrd_search.request import NAME, check_share, writable
+from rrd_search.search_file import data_root_of
 from rrd_search.storage import places_of
 from rrd_search.tracking import check_tracking_uri
 from trainables.config import TrialConfig
@@ -59,14 +59,13 @@ def read_final_request(options: argparse.Namespace) -> FinalRequest:
         raise ValueError(f"--name must be letters, digits, '.', '_' and '-', at most 100, got {name!r}")
     if config.batch_size % options.workers:
         raise ValueError(f"--workers must be a divisor of batch_size, {config.batch_size}, got {options.workers}")
-    if options.workers > 1 and 0 < (options.gpus_per_worker or 0) < 1:
-        raise ValueError("--gpus-per-worker must be 1 or more with several workers: NCCL takes a GPU for each")
+    check_share(options.workers, options.gpus_per_worker)
     if options.teacher_checkpoint and not config.needs_teacher:
         raise ValueError(f"--teacher-checkpoint: {options.source} uses no teacher, loss.weight and kd_weight are 0")
     places = places_of(options.storage)
     writable(places.storage)
-    known = options.data_root or known_data_root(places.storage / _name_of(options.source), places.data_root)
-    places = replace(places, data_root=known.absolute())
+    root = data_root_of(options.data_root, places.storage / _name_of(options.source), places.data_root)
+    places = replace(places, data_root=root)
     if SCHEME.match(options.storage) and options.mlflow_uri is None:
         raise ValueError("--mlflow-uri must be given with a storage at a URI: a file on this machine may be lost")
     uri = options.mlflow_uri or f"sqlite:///{places.storage / 'mlflow.db'}"

@@ -1,6 +1,5 @@
 """Final training: a config's teacher, its students from several seeds, their test accuracy, and the record of it."""
 
-import hashlib
 import json
 import math
 import os
@@ -20,7 +19,7 @@ from rrd_search.progress import percent, say
 from rrd_search.record import PATIENCE_SECONDS, Recorder
 from rrd_search.request import held
 from rrd_search.retold import tell_epoch
-from rrd_search.tracking import shown_uri
+from rrd_search.tracking import shown_uri, store_id
 from trainables.config import TrialConfig
 from trainables.data.parts import load_test, load_training
 from trainables.mirror import Mirror
@@ -65,11 +64,6 @@ class FinalTraining:
     def experiment(self) -> str:
         """In MLflow; another config of the same name is another experiment."""
         return f"{self.folder.name}-final"
-
-    @property
-    def _store(self) -> str:
-        """MLflow's URI, which may hold a password, as a hash."""
-        return hashlib.sha256(self.request.mlflow_uri.encode()).hexdigest()[:16]
 
     def _say_what(self) -> None:
         config, places = self.request.config, self.request.places
@@ -129,7 +123,7 @@ class FinalTraining:
         """Those of an earlier run, where it did all that is asked for; else none."""
         path = self.folder / RECORDED
         known = json.loads(path.read_text()) if path.is_file() else {}
-        if known.get("seeds", 0) < len(self.seeds) or known.get("store") != self._store:
+        if known.get("seeds", 0) < len(self.seeds) or known.get("store") != store_id(self.request.mlflow_uri):
             return []
         found = [read_result(self._seed_folder(number)) for number in self.seeds]
         results = [result for result in found if result is not None]
@@ -160,7 +154,7 @@ class FinalTraining:
             if missing:
                 say(self.console, missing)
         if not missing:
-            told = {"seeds": len(self.seeds), "store": self._store, **measured}
+            told = {"seeds": len(self.seeds), "store": store_id(self.request.mlflow_uri), **measured}
             (self.folder / RECORDED).write_text(json.dumps(told))
         return results
 

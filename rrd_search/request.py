@@ -132,9 +132,7 @@ def read_request(options: argparse.Namespace) -> Request:
     if space.base.batch_size % options.workers_per_trial:
         rule = f"a divisor of batch_size, {space.base.batch_size}, got {options.workers_per_trial}"
         raise ValueError(f"--workers-per-trial must be {rule}")
-    share = options.gpus_per_worker
-    if options.workers_per_trial > 1 and (share == AUTO or 0 < (share or 0) < 1):
-        raise ValueError("--gpus-per-worker must be 1 or more with several workers: NCCL takes a GPU for each")
+    check_share(options.workers_per_trial, options.gpus_per_worker)
     table_gb = 0.0 if options.independent_schedules else options.table_gb  # a table would serve a single trial
     places = places_of(options.storage, options.data_root, table_gb)
     writable(places.storage)
@@ -159,6 +157,12 @@ def _warm_start(source: str, own: Path) -> str:
 def gpu_share(text: str) -> float | str:
     """A type for ``add_argument``: a number of 0 or more, or ``auto``."""
     return AUTO if text == AUTO else amount(0)(text)
+
+
+def check_share(workers: int, share: float | str | None) -> None:
+    """ValueError where several workers are to share GPUs."""
+    if workers > 1 and (share == AUTO or 0 < float(share or 0) < 1):
+        raise ValueError("--gpus-per-worker must be 1 or more with several workers: NCCL takes a GPU for each")
 
 
 def chosen_values(options: argparse.Namespace) -> dict[str, Any]:

@@ -47,11 +47,13 @@ def read_search_file(folder: Path) -> SearchFile | None:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def known_data_root(folder: Path, default: Path) -> Path:
-    """Where the folder's search reads datasets, if this machine has it: another machine's may be anywhere."""
+def data_root_of(given: Path | None, folder: Path, default: Path) -> Path:
+    """Where datasets are: as given, else where the folder's search reads them, if this machine has that."""
+    if given is not None:
+        return given.absolute()
     begun = read_search_file(folder)
     root = Path(begun.data_root) if begun is not None else default
-    return root if root.is_dir() else default
+    return root if root.is_dir() else default  # another machine's may be anywhere
 
 
 def teacher_facts(teacher: TeacherFile | None) -> dict[str, Any]:

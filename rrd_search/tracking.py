@@ -5,6 +5,7 @@ In: events from the journal, in their order, any of them more than once. Out: ea
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 import os
@@ -90,6 +91,11 @@ def plain_reason(error: BaseException) -> str:
     if re.search(r"\b40[13]\b|UNAUTHENTICATED|PERMISSION_DENIED", text):
         return "it refuses the credentials"
     return text if len(text) <= 160 else text[:157] + "..."
+
+
+def store_id(uri: str) -> str:
+    """Tells a store from another one in a file: its URI may hold a password."""
+    return hashlib.sha256(uri.encode()).hexdigest()[:16]
 
 
 def shown_uri(uri: str) -> str:

@@ -27,15 +27,15 @@ class StepGraph:
         self._replay: Callable[[], None] | None = None
         self._inputs: list[Tensor] = []
         self._terms: dict[str, Tensor] = {}
-        self._taken, self._refused = 0, False
+        self._taken = 0
 
     def __call__(self, update: Update, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
         self._taken += 1
-        if not self._refused and self._taken <= WARM_STEPS:
+        if self._taken <= WARM_STEPS:
             return self._aside(update, batch, teacher)
-        if not self._refused and self._replay is None:
+        if self._taken == WARM_STEPS + 1:
             self._record(update, batch, teacher)
-        if self._replay is None:
+        if self._replay is None:  # CUDA has refused
             return update(batch, teacher)
         for static, tensor in zip(self._inputs, _tensors(batch, teacher), strict=True):
             static.copy_(tensor)
@@ -50,7 +50,7 @@ class StepGraph:
             raise
         except RuntimeError as error:
             log.warning("this step cannot be a CUDA graph (%s): its operations are launched one by one", str(error))
-            self._refused, self._inputs, self._terms = True, [], {}
+            self._inputs, self._terms = [], {}
 
     def _aside(self, update: Update, batch: Batch, teacher: Outputs | None) -> dict[str, Tensor]:
         current, aside = torch.cuda.current_stream(), torch.cuda.Stream()

@@ -108,7 +108,7 @@ class TeacherTable:
     def _mapped(self, entries: list[int]) -> np.ndarray | None:
         """The rows of the first entry; the others may be computed while another process computes it. None: no room."""
         wanted = entries[0]
-        if self._own_files:  # the same on all ranks: what was sent to this one may have no file here
+        if self._own_files and world_size() > 1:  # alike on all ranks: what was sent to this one may have no file here
             self._rows = {entry: rows for entry, rows in self._rows.items() if entry == wanted}
         if wanted in self._rows:
             with contextlib.suppress(OSError):

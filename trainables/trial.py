@@ -120,8 +120,7 @@ class Trial(tune.Trainable):
             reason = str(error)
         finally:
             self._reported = time.monotonic()
-        self._error = None
-        if kind == OUT_OF_MEMORY:  # with the error, what its stack held can go
+        if kind == OUT_OF_MEMORY:  # without the error's stack, and what that held
             self._free()
         return {**nothing, "failed": reason, "kind": kind}
 
@@ -153,7 +152,6 @@ class Trial(tune.Trainable):
     def _begin(self, config: dict[str, Any]) -> None:
         self.plan = config
         self._left = False  # to go on later
-        self._error = None
         self._reported = time.monotonic()
 
     def _next_epochs(self) -> dict[str, Any]:
@@ -220,7 +218,7 @@ class Trial(tune.Trainable):
         self._terminated.set()
 
     def _free(self) -> None:
-        self.running = self.materials = None
+        self.running = self.materials = self._error = None
         gc.collect()
         torch.cuda.empty_cache()
 
