@@ -37,7 +37,7 @@ from benchmarks.searched import BATCH_SIZE, Searched
 from search_spaces import rrd
 from trainables.data import DATASETS
 from trainables.data.splits import split
-from trainables.loop import set_learning_rate
+from trainables.loop import learning_rate
 from trainables.weights import load_network
 
 SPACE = {
@@ -95,7 +95,8 @@ def train_worker(config: dict[str, Any]) -> None:
     planned = searched.config.with_values({"optimizer.learning_rate": config["learning_rate"]})
     started, accuracies = time.time(), []
     for epoch in range(1, searched.epochs + 1):
-        set_learning_rate(training.optimizer, planned, epoch)
+        for group in training.optimizer.param_groups:
+            group["lr"] = learning_rate(planned, epoch)
         means = training.train_epoch(training_images)
         accuracies.append(training.validate(held_out))
         if epoch == searched.epochs:  # for the benchmark alone, and before the last report, which may block

@@ -18,8 +18,9 @@ from trainables.config import RRD, TeacherConfig, TrialConfig
 from trainables.data.batches import Batches
 from trainables.data.image_file import Images
 from trainables.distiller import Distiller
-from trainables.loop import Teacher, Training, autocast, make_optimizer, on_device
+from trainables.loop import Teacher, Training, autocast, on_device
 from trainables.places import Places
+from trainables.sgd import SGD
 from trainables.teacher import LiveTeacher
 from trainables.teacher_table import TeacherTable
 
@@ -110,7 +111,7 @@ def _tabulated(config: TrialConfig, batches: Batches) -> dict[int, Teacher]:
 def _bare(config: TrialConfig, images: Images) -> Callable[[], object]:
     """Forward, cross-entropy, backward and update of the student alone, always on the same batch."""
     student = on_device(drawn(config.student), device())
-    optimizer = make_optimizer(config.optimizer, student)
+    optimizer = SGD(config.optimizer, student.parameters())
     batch = next(Batches(images, config.data, device=device()).epoch(1, BATCH_SIZE))
     pictures = batch.images.contiguous(memory_format=torch.channels_last)
 
@@ -118,7 +119,7 @@ def _bare(config: TrialConfig, images: Images) -> Callable[[], object]:
         for _ in range(STEPS):
             with autocast(config.precision, device()):
                 loss = F.cross_entropy(student(pictures).logits, batch.labels)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             loss.backward()
             optimizer.step()
 

@@ -11,10 +11,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainables.config import OptimizerConfig, ScheduleConfig, TrialConfig
+from trainables.config import ScheduleConfig, TrialConfig
 from trainables.distiller import Distiller
 from trainables.outputs import Batch, Outputs
 from trainables.ranks import sum_over_ranks, world_size
+from trainables.sgd import SGD
 from trainables.step_graph import StepGraph
 
 Teacher = Callable[[Batch], Outputs]
@@ -61,7 +62,7 @@ class Training:
             distiller = nn.SyncBatchNorm.convert_sync_batchnorm(distiller)
         self.distiller = on_device(distiller, device)
         graphed = device.type == "cuda" and not self.distributed
-        self.optimizer = make_optimizer(config.optimizer, self.distiller, on_device=graphed)
+        self.optimizer = SGD(config.optimizer, self.distiller.parameters(), on_device=graphed)
         self._graph = StepGraph() if graphed else None
         self._forward: nn.Module = self.distiller
         if self.distributed:
@@ -72,7 +73,7 @@ class Training:
         """Train the rest of an epoch; means over its steps and ranks by the metrics' names. The only sync is at its
         end. ``batches`` are those behind the first ``part.steps``; what they raise leaves ``part`` to go on from."""
         self.distiller.train()
-        set_learning_rate(self.optimizer, self.config, self.epoch + 1)
+        self.optimizer.set_rate(learning_rate(self.config, self.epoch + 1))
         part, started = self.part, time.perf_counter()
         try:
             for batch in batches:
@@ -99,7 +100,7 @@ class Training:
     def _update(self, batch: Batch, says: Outputs | None) -> dict[str, Tensor]:
         with autocast(self.config.precision, self.device):
             terms: dict[str, Tensor] = self._forward(batch, says)
-        self.optimizer.zero_grad(set_to_none=True)
+        self.optimizer.zero_grad()
         terms["loss"].backward()
         self.optimizer.step()
         return {name: term.detach() for name, term in terms.items()}
@@ -113,10 +114,7 @@ class Training:
         self.epoch, self.part = state["epoch"], Part(**state["part"])
         self.part.sums = {name: total.to(self.device) for name, total in self.part.sums.items()}
         self.distiller.load_state_dict(state["distiller"])
-        fused = self.optimizer.param_groups[0]["fused"]
         self.optimizer.load_state_dict(state["optimizer"])
-        for group in self.optimizer.param_groups:
-            group["fused"] = fused  # as this device wants it, not the one that wrote the checkpoint
 
 
 def on_device(module: AnyModule, device: torch.device) -> AnyModule:
@@ -124,30 +122,9 @@ def on_device(module: AnyModule, device: torch.device) -> AnyModule:
     return module.to(device).to(memory_format=torch.channels_last)
 
 
-def make_optimizer(config: OptimizerConfig, module: nn.Module, on_device: bool = False) -> torch.optim.SGD:
-    """Weight decay falls on everything that is trained, batch norm and biases included, as in the papers.
-
-    ``on_device``: one kernel that reads the learning rate from the device, so that it can be recorded in a graph.
-    """
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    rate = torch.tensor(config.learning_rate, device=trained[0].device) if on_device else config.learning_rate
-    return torch.optim.SGD(
-        trained,
-        lr=rate,
-        momentum=config.momentum,
-        nesterov=config.nesterov,
-        weight_decay=config.weight_decay,
-        fused=True if on_device else None,
-    )
-
-
-def set_learning_rate(optimizer: torch.optim.Optimizer, config: TrialConfig, epoch: int) -> None:
-    rate = config.optimizer.learning_rate * rate_factor(config.schedule, epoch, config.epochs)
-    for group in optimizer.param_groups:
-        if group["fused"]:  # kept where it is: a recorded step reads it there
-            group["lr"] = torch.as_tensor(group["lr"], device=group["params"][0].device).fill_(rate)
-        else:
-            group["lr"] = rate
+def learning_rate(config: TrialConfig, epoch: int) -> float:
+    """That of ``epoch``, counted from 1."""
+    return config.optimizer.learning_rate * rate_factor(config.schedule, epoch, config.epochs)
 
 
 def rate_factor(schedule: ScheduleConfig, epoch: int, epochs: int) -> float:

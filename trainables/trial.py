@@ -1,5 +1,7 @@
 """One TrialConfig as a Tune Trainable, on one worker in this process or on many, and ``run`` for use without Tune."""
 
+from __future__ import annotations
+
 import gc
 import math
 import signal
@@ -7,14 +9,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from ray import tune
 
 from trainables import cpu
 from trainables.config import TrialConfig
-from trainables.group import Group
 from trainables.interrupts import Heard
 from trainables.loop import Interrupted
 from trainables.materials import Materials
@@ -24,6 +25,9 @@ from trainables.refusal import OUT_OF_MEMORY, refused
 from trainables.resources import Resources
 from trainables.result import Report, earlier_report, forget_copies
 from trainables.worker import Task, Worker
+
+if TYPE_CHECKING:
+    from trainables.group import Group
 
 
 class Leaving(Exception):
@@ -74,12 +78,18 @@ def run(task: Task, resources: Resources, here: bool = True) -> Iterator[Report]
     Students and result lie in the task's folder afterwards. A lone worker is this process, unless it is not to train
     ``here``; all others need a running Ray.
     """
-    trial = Inline(task, resources) if resources.workers == 1 and here else Group(task, resources)
+    trial = Inline(task, resources) if resources.workers == 1 and here else _group(task, resources)
     try:
         while (report := trial.next_epoch()) is not None:
             yield report
     finally:
         trial.stop()
+
+
+def _group(task: Task, resources: Resources, interrupts: Any = None) -> Group:
+    from trainables.group import Group  # Ray Train's part of it takes 0.3 s to import
+
+    return Group(task, resources, interrupts)
 
 
 class Trial(tune.Trainable):
@@ -185,7 +195,7 @@ class Trial(tune.Trainable):
     def _start(self, task: Task) -> Inline | Group:
         resources = Resources(**self.plan["resources"])
         if resources.workers > 1:
-            return Group(task, resources, self.plan["interrupts"])
+            return _group(task, resources, self.plan["interrupts"])
         trial = Inline(task, resources, self.materials, self._leaves)
         self.materials = trial.worker.materials
         return trial

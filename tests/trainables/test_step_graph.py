@@ -14,9 +14,10 @@ from trainables.config import KD, RRD, DataConfig, OptimizerConfig, ScheduleConf
 from trainables.data.batches import Batches
 from trainables.data.parts import load_training
 from trainables.distiller import Distiller
-from trainables.loop import Training, make_optimizer
+from trainables.loop import Training
 from trainables.models import MODELS
 from trainables.outputs import Batch, Outputs
+from trainables.sgd import SGD
 from trainables.step_graph import WARM_STEPS, StepGraph, Update
 from trainables.teacher import LiveTeacher
 
@@ -96,15 +97,16 @@ def test_the_learning_rate_is_a_scalar_on_the_device(tmp_path: Path) -> None:
     plain, _ = trained(tmp_path, CONFIG, None)
     images = load_training(CONFIG.data, tmp_path, tmp_path)
     training = Training(CONFIG, Distiller(CONFIG, 10), CPU)
-    training.optimizer = make_optimizer(CONFIG.optimizer, training.distiller, on_device=True)
+    training.optimizer = SGD(CONFIG.optimizer, training.distiller.parameters(), on_device=True)
     torch.manual_seed(3)
     teacher = LiveTeacher(MODELS["resnet8"](num_classes=10), "float32", CPU)
     batches = Batches(images.part, CONFIG.data, images.train_ids)
     training.train_epoch(batches.epoch(1, 64), teacher)
-    rate = training.optimizer.param_groups[0]["lr"]
+    rate = training.optimizer._rate
+    assert isinstance(rate, torch.Tensor)
     assert rate.item() == pytest.approx(0.02)
     training.train_epoch(batches.epoch(2, 64), teacher)
-    assert training.optimizer.param_groups[0]["lr"] is rate
+    assert training.optimizer._rate is rate
     assert rate.item() == pytest.approx(0.002)
     for name, tensor in plain.distiller.state_dict().items():
         torch.testing.assert_close(tensor, training.distiller.state_dict()[name], rtol=1e-3, atol=1e-4, msg=name)
@@ -113,9 +115,9 @@ def test_the_learning_rate_is_a_scalar_on_the_device(tmp_path: Path) -> None:
 def test_a_checkpoint_of_another_device_keeps_this_ones_optimizer(tmp_path: Path) -> None:
     plain, _ = trained(tmp_path, CONFIG, None)
     training = Training(CONFIG, Distiller(CONFIG, 10), CPU)
-    training.optimizer = make_optimizer(CONFIG.optimizer, training.distiller, on_device=True)
+    training.optimizer = SGD(CONFIG.optimizer, training.distiller.parameters(), on_device=True)
     training.load_state_dict(plain.state_dict())
-    assert training.optimizer.param_groups[0]["fused"]
+    assert training.optimizer._fused
     assert training.epoch == 2
 
 
