@@ -1,6 +1,5 @@
 """The Ray that a search runs on: this machine's own, or a running cluster; and what fits on its nodes."""
 
-import contextlib
 import logging
 import os
 import socket
@@ -11,29 +10,29 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
-import torch
 
 from rrd_search.node_types import NODE_GROUP, NONE, NodeTypes, read_node_types
+from rrd_search.own_ray import OwnRay, first_line
 from trainables.resources import Resources
 
 CONNECT_SECONDS = 10.0
-STARTS = 2  # of this machine's own Ray, at most: the half a minute that it gives itself is too short on a busy machine
 JOIN_SECONDS = 600.0
-OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 THIS_MACHINE = "local"  # an address: no cluster
 QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 _LOG = logging.getLogger(__name__)
 
 
 class Cluster:
-    """Started on entry, left (and, where it is this machine's own, ended) on exit.
+    """On entry this machine's own begins to start; ``join`` waits for it, or joins the cluster at ``address``. On exit
+    it is left, and ended where it is this machine's own.
 
-    Ray's token authentication stays on: its processes listen on all interfaces, whatever they are told. ValueError
-    where no cluster answers at ``address``, OSError where this machine's own does not start.
+    Ray's token authentication stays on: its processes listen on all interfaces, whatever they are told.
     """
 
     def __init__(self, address: str | None) -> None:
         self.address = address
+        self._own: OwnRay | None = None
+        self._joined = False
         self._node_types = NONE
 
     @property
@@ -43,18 +42,35 @@ class Cluster:
 
     @property
     def entry(self) -> str:
-        """What a person is told before it is entered, which takes seconds."""
+        """What a person is told before it is joined, which takes seconds."""
         return "starting Ray ..." if self.is_here else f"joining the cluster at {self.address} ..."
 
     def __enter__(self) -> Self:
-        if self.address is None:
-            _start_here()
-        else:
-            self._node_types = _join(self.address)
+        if self.is_here:
+            self._own = OwnRay()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def join(self) -> None:
+        """ValueError where no cluster answers at ``address``, OSError where this machine's own does not start."""
+        if self.address is not None:
+            self._node_types = _join(self.address)
+        elif self._own is not None:
+            _join_own(self._own.address())
+        self._joined = True
+
+    def leave(self) -> None:
+        """Nothing runs on it any more. This machine's own ends beside whatever follows."""
+        if not self._joined:
+            return
+        self._joined = False
         ray.shutdown()
+        if self._own is not None:
+            self._own.end()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.leave()
+        if self._own is not None:
+            self._own.close()
 
     def nodes(self) -> list[dict[str, float]]:
         """What each node that is alive holds."""
@@ -80,23 +96,11 @@ class Cluster:
         return self._node_types.startable(alive)
 
 
-def _start_here() -> None:
-    """This machine's own Ray; once more where its half a minute was too short, as on a busy machine."""
-    for left in reversed(range(STARTS)):
-        try:
-            ray.init(
-                address="local",
-                num_cpus=os.cpu_count(),
-                include_dashboard=False,
-                object_store_memory=OBJECT_STORE_BYTES,
-                **QUIETLY,
-            )
-            break
-        except Exception as error:  # of no class
-            if not left:
-                raise OSError(f"Ray did not start ({_line(error)}); the same command tries again") from error
-            _LOG.warning("Ray did not start in its half a minute: once more ...")
-    _close_token()
+def _join_own(address: str) -> None:
+    """Show the token that its Ray wants, as Ray does where it starts one itself."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    ray._raylet.Config.initialize("")  # type: ignore[attr-defined]  # the variable is read when Ray is imported
+    ray.init(address=address, **QUIETLY)
 
 
 def _join(address: str) -> NodeTypes:
@@ -105,16 +109,10 @@ def _join(address: str) -> NodeTypes:
     try:
         ray.init(address=address, **QUIETLY)
     except Exception as error:  # of no class
-        raise ValueError(f"--address {address}: no Ray cluster answers there ({_line(error)})") from error
+        raise ValueError(f"--address {address}: no Ray cluster answers there ({first_line(error)})") from error
     own, head = ray.get_runtime_context(), ray.get_runtime_context().gcs_address.rpartition(":")[0]
     here = {node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own.get_node_id()}
     return read_node_types(on_head=head in here)
-
-
-def _close_token() -> None:
-    """Ray makes it readable for everybody, and `ray up` later takes the same one for a cluster."""
-    with contextlib.suppress(OSError):  # there is none, where the environment has it
-        Path("~/.ray/auth_token").expanduser().chmod(0o600)
 
 
 def chosen_cluster(address: str | None) -> str | None:
@@ -143,6 +141,8 @@ def _started_here() -> str | None:
 
 
 def this_machine() -> dict[str, float]:
+    import torch  # takes seconds
+
     return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
 
 
@@ -201,7 +201,3 @@ def _check_answers(address: str) -> None:
             raise ValueError(
                 f"--address {address}: no Ray cluster answers there ({error.strerror or error})"
             ) from error
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:150]

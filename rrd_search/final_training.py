@@ -93,6 +93,7 @@ class FinalTraining:
             return
         say(self.console, self.cluster.entry)
         with self.cluster as cluster:
+            cluster.join()
             if not cluster.is_here:
                 cluster.await_servers(partial(say, self.console))
                 self.resources = self._resources([*cluster.nodes(), *cluster.startable()], "the cluster")

@@ -1,6 +1,5 @@
 """From a checked request to the closing tables: data, teacher, cluster, trials, champion."""
 
-import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,12 +12,13 @@ from ray.exceptions import RayError, RayTaskError
 from rich.console import Console
 
 from rrd_search.begun import close, end_search, finished, open_study, send_rest, with_teacher
-from rrd_search.cluster import Cluster, check_fits, chosen_cluster, has_room, settled, this_machine
+from rrd_search.cluster import Cluster, check_fits, has_room, settled, this_machine
+from rrd_search.options import AUTO
 from rrd_search.optuna_searcher import Study
 from rrd_search.packing import Measured, choose, preflight
 from rrd_search.progress import Progress, percent, redraws, say
 from rrd_search.record import Recorder
-from rrd_search.request import AUTO, Request
+from rrd_search.request import Request
 from rrd_search.retold import retell
 from rrd_search.search import SPACE_ERRORS, Plan, SearchRun
 from rrd_search.search_file import SearchFile, read_search_file, teacher_facts
@@ -38,44 +38,45 @@ from trainables.teacher_table import table_bytes
 class Launch:
     """One run of the driver. ``study`` is None where the search was not begun yet."""
 
-    def __init__(self, request: Request, space: Space, study: Study | None, trials: int, console: Console) -> None:
+    def __init__(
+        self, request: Request, space: Space, study: Study | None, trials: int, cluster: Cluster, console: Console
+    ) -> None:
         self.request, self.space, self.study = request, space, study
-        self.trials, self.console = trials, console
+        self.trials, self.cluster, self.console = trials, cluster, console
         self.options = request.options
         self.started = time.time()
-        self.cluster = Cluster(chosen_cluster(self.options.address))
 
     def run(self) -> int:
         """Run what is left of the search. The exit code: that of the signal that stopped it, else 0."""
         self._say_what()
         cluster = self.cluster
-        with contextlib.ExitStack() as stack:
-            if not cluster.is_here:
-                self._enter(stack)
-                cluster.await_servers(partial(say, self.console))
-            nodes = [this_machine()] if cluster.is_here else [*cluster.nodes(), *cluster.startable()]
-            resources = self._resources(nodes, "this machine" if cluster.is_here else "the cluster")
-            facts = self._teacher(resources)
-            resources = self._packed(resources, facts)
-            self.space = with_teacher(self.space, facts)
-            self.study = study = self.study or open_study(self.request, self.space, self.console)
-            self._search_file(facts).write(self.request.folder)
-            mirror = Mirror(self.request.places)
-            mirror.push(self.request.folder / "search.yaml")
-            recorder = Recorder(self.request.folder, self.request.mlflow_uri, self.request.name)
-            recorder.start_search(*self._recorded(facts))
-            retell(recorder, [*study.references(), *study.trials()], self.request.folder)
-            if cluster.is_here:  # everything is known by now, and MLflow is imported while Ray starts
-                self._enter(stack)
-            run = self._trials(study, recorder, resources, cluster)
+        if not cluster.is_here:
+            self._join()
+            cluster.await_servers(partial(say, self.console))
+        nodes = [this_machine()] if cluster.is_here else [*cluster.nodes(), *cluster.startable()]
+        resources = self._resources(nodes, "this machine" if cluster.is_here else "the cluster")
+        facts = self._teacher(resources)
+        resources = self._packed(resources, facts)
+        self.space = with_teacher(self.space, facts)
+        self.study = study = self.study or open_study(self.request, self.space, self.console)
+        self._search_file(facts).write(self.request.folder)
+        mirror = Mirror(self.request.places)
+        mirror.push(self.request.folder / "search.yaml")
+        recorder = Recorder(self.request.folder, self.request.mlflow_uri, self.request.name)
+        recorder.start_search(*self._recorded(facts))
+        retell(recorder, [*study.references(), *study.trials()], self.request.folder)
+        if cluster.is_here:
+            self._join()
+        run = self._trials(study, recorder, resources, cluster)
+        cluster.leave()
         code = self._end(study, recorder, facts, run.signals.exit_code)
         if len(run.space_errors) >= SPACE_ERRORS:
             raise ValueError(run.space_errors[-1])
         return code
 
-    def _enter(self, stack: contextlib.ExitStack) -> None:
+    def _join(self) -> None:
         say(self.console, self.cluster.entry)
-        stack.enter_context(self.cluster)
+        self.cluster.join()
 
     def _say_what(self) -> None:
         base, places = self.space.base, self.request.places

@@ -4,7 +4,7 @@ import socket
 
 import pytest
 
-from rrd_search.cluster import STARTS, Cluster, check_fits, chosen_cluster, workers_that_fit
+from rrd_search.cluster import Cluster, check_fits, chosen_cluster, workers_that_fit
 from rrd_search.node_types import node_types, read_node_types
 from trainables.resources import Resources
 
@@ -49,20 +49,6 @@ def test_a_search_joins_the_cluster_that_the_machine_is_in(monkeypatch):
         assert chosen_cluster("local") is None
     with pytest.raises(ValueError, match=r"no Ray cluster answers there .*--address local"):
         chosen_cluster(None)
-
-
-def test_a_machine_too_busy_for_ray_is_told_so(monkeypatch, caplog):
-    def late(**_: object) -> None:
-        starts.append(1)
-        raise Exception("The current node timed out during startup. This could happen.\nAnd so on.")
-
-    starts: list[int] = []
-    monkeypatch.setattr("ray.init", late)
-    with pytest.raises(OSError, match=r"Ray did not start \(The current node timed out .* tries again") as told:
-        Cluster(None).__enter__()
-    assert "\n" not in str(told.value)
-    assert len(starts) == STARTS
-    assert caplog.messages == ["Ray did not start in its half a minute: once more ..."]
 
 
 def test_what_is_left_of_a_cluster_that_ended_holds_nobody_up(monkeypatch, tmp_path, caplog):

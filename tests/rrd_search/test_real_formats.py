@@ -34,6 +34,7 @@ def one_ray() -> Iterator[None]:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Cluster, "__enter__", lambda self: self)
+        patch.setattr(Cluster, "join", lambda self: None)
         patch.setattr(Cluster, "__exit__", lambda self, *error: None)
         yield
     ray.shutdown()
