@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import ray
+import torch
 
 from rrd_search.node_types import NODE_GROUP, NONE, NodeTypes, read_node_types
 from rrd_search.own_ray import OwnRay, first_line
@@ -141,8 +142,6 @@ def _started_here() -> str | None:
 
 
 def this_machine() -> dict[str, float]:
-    import torch  # takes seconds
-
     return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
 
 

@@ -1,4 +1,4 @@
-"""This machine's own Ray, in a process of its own: it starts while the driver still reads what it is to do.
+"""This machine's own Ray, in a process of its own: it starts while the driver does what comes before the trials.
 
 ``python -m rrd_search.own_ray`` is that process. Line by line it says how far Ray is; it ends Ray when it is told to,
 and at once when its driver is gone.
@@ -42,11 +42,13 @@ class OwnRay:
         why = "its process died"
         assert self._process.stdout is not None, "it was started with a pipe"
         for line in self._process.stdout:
-            kind, _, why = line.strip().partition(" ")
+            kind, _, text = line.strip().partition(" ")
             if kind == READY:
-                return why
+                return text
             if kind == AGAIN:
                 _LOG.warning("Ray did not start in its half a minute: once more ...")
+            else:
+                why = text
         raise OSError(f"Ray did not start ({why}); the same command tries again")
 
     def end(self) -> None:

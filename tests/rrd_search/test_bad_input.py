@@ -1,4 +1,4 @@
-"""Bad input to the tune command: one plain line that names it, exit code 2, before any worker starts."""
+"""Bad input to the tune command: one plain line that names it, exit code 2, before Ray or any worker starts."""
 
 import pickle
 import re
@@ -15,8 +15,8 @@ from filelock import FileLock
 from real_formats import write_cifar100
 
 from rrd_search.command import exit_code
-from rrd_search.options import parser
 from rrd_search.optuna_searcher import Study
+from rrd_search.request import parser
 from rrd_search.search_file import SearchFile
 from rrd_search.space import load_space
 from rrd_search.tune import main

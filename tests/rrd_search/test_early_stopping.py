@@ -9,7 +9,7 @@ import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
 from rrd_search.early_stopping import SCHEDULERS, SPARED, Audits, Sparing
-from rrd_search.options import SCHEDULERS as OFFERED
+from rrd_search.request import SCHEDULERS as OFFERED
 from rrd_search.trial_records import TrialRecord
 from trainables.config import TrialConfig
 from trainables.rungs import rungs
