@@ -13,7 +13,7 @@ import ray
 import torch
 
 from rrd_search.node_types import NODE_GROUP, NONE, NodeTypes, read_node_types
-from rrd_search.own_ray import OwnRay, first_line
+from rrd_search.own_ray import OwnRay, first_line, no_start
 from trainables.resources import Resources
 
 CONNECT_SECONDS = 10.0
@@ -55,7 +55,8 @@ class Cluster:
         """ValueError where no cluster answers at ``address``, OSError where this machine's own does not start."""
         if self.address is not None:
             self._node_types = _join(self.address)
-        elif self._own is not None:
+        else:
+            assert self._own is not None, "it is entered before it is joined"
             _join_own(self._own.address())
         self._joined = True
 
@@ -64,14 +65,18 @@ class Cluster:
         if not self._joined:
             return
         self._joined = False
-        ray.shutdown()
-        if self._own is not None:
-            self._own.end()
+        try:
+            ray.shutdown()
+        finally:
+            if self._own is not None:
+                self._own.end()
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.leave()
-        if self._own is not None:
-            self._own.close()
+        try:
+            self.leave()
+        finally:
+            if self._own is not None:
+                self._own.close()
 
     def nodes(self) -> list[dict[str, float]]:
         """What each node that is alive holds."""
@@ -101,7 +106,10 @@ def _join_own(address: str) -> None:
     """Show the token that its Ray wants, as Ray does where it starts one itself."""
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     ray._raylet.Config.initialize("")  # type: ignore[attr-defined]  # the variable is read when Ray is imported
-    ray.init(address=address, **QUIETLY)
+    try:
+        ray.init(address=address, **QUIETLY)
+    except Exception as error:  # of no class
+        raise no_start(first_line(error)) from error
 
 
 def _join(address: str) -> NodeTypes:

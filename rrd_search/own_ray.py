@@ -1,7 +1,7 @@
 """This machine's own Ray, in a process of its own: it starts while the driver does what comes before the trials.
 
 ``python -m rrd_search.own_ray`` is that process. Line by line it says how far Ray is; it ends Ray when it is told to,
-and at once when its driver is gone.
+and at once when its driver is gone, so that trials which that ran are gone before the next one's.
 """
 
 import contextlib
@@ -10,13 +10,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 STARTS = 2  # at most: the half a minute that Ray gives itself is too short on a busy machine
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 END_SECONDS = 20.0  # in which a Ray that is told to end has ended
-READY, AGAIN, FAILED = "ready", "again", "failed"  # what the process says, each with a word or a line
+READY, AGAIN, FAILED = "ready", "again", "failed"  # what the process says; where it is ready, and why it failed
 END = "end\n"  # what it is told
 _LOG = logging.getLogger(__name__)
 
@@ -26,30 +28,32 @@ class OwnRay:
 
     def __init__(self) -> None:
         self._ends = False
+        self._words = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  # closed with the rest
         # A session of its own: Ctrl-C and what else the driver's group is sent is for the driver, which asks trials to
         # leave; Ray must live until they have.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "rrd_search.own_ray"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self._words,
             text=True,
             start_new_session=True,
         )
 
     def address(self) -> str:
         """HOST:PORT, as soon as it is there. OSError where it does not start."""
-        why = "its process died"
         assert self._process.stdout is not None, "it was started with a pipe"
+        why = ""
         for line in self._process.stdout:
             kind, _, text = line.strip().partition(" ")
             if kind == READY:
+                _close_token()
                 return text
             if kind == AGAIN:
                 _LOG.warning("Ray did not start in its half a minute: once more ...")
             else:
                 why = text
-        raise OSError(f"Ray did not start ({why}); the same command tries again")
+        raise no_start(why or self._last_words())
 
     def end(self) -> None:
         """Tell it to end. It takes two seconds, for which ``close`` waits."""
@@ -61,26 +65,40 @@ class OwnRay:
 
     def close(self) -> None:
         """It is gone. One that was not told to end is ended at once, wherever it is in its start."""
+        if not self._has_ended():
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        _close_token()
+        self._words.close()
+
+    def _has_ended(self) -> bool:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_SECONDS if self._ends else 0)
-        self._process.kill()
-        self._process.wait()
+            return self._ends and self._process.wait(END_SECONDS) == 0
+        return False
+
+    def _last_words(self) -> str:
+        self._words.seek(0)
+        said = self._words.read().strip().splitlines()
+        return said[-1][:150] if said else "its process died"
 
 
-def keep(say: Callable[[str], None]) -> None:
-    """Start Ray, and keep it until this process is told to end or its driver is gone."""
-    import ray
-
+def keep(say: Callable[[str], None], told: threading.Event) -> None:
+    """Start Ray, and keep it until this process is ``told`` to end."""
     try:
         _start(say)
     except Exception as error:  # of no class
         say(f"{FAILED} {first_line(error)}")
         return
-    _close_token()
+    import ray
+
     say(f"{READY} {ray.get_runtime_context().gcs_address}")
-    if sys.stdin.readline() != END:  # the driver is gone, and trials that it ran are to be gone before the next one's
-        os.kill(os.getpid(), signal.SIGKILL)
+    told.wait()
     ray.shutdown()
+
+
+def no_start(why: str) -> OSError:
+    return OSError(f"Ray did not start ({why}); the same command tries again")
 
 
 def first_line(error: BaseException) -> str:
@@ -88,7 +106,7 @@ def first_line(error: BaseException) -> str:
 
 
 def _start(say: Callable[[str], None]) -> None:
-    import ray
+    import ray  # within reach of who tells errors
 
     for left in reversed(range(STARTS)):
         try:
@@ -107,11 +125,24 @@ def _start(say: Callable[[str], None]) -> None:
             say(AGAIN)
 
 
+def _listen(told: threading.Event) -> None:
+    """To the driver. Where it is gone, this process and all of Ray's are, too."""
+    if sys.stdin.readline() != END:
+        os.killpg(0, signal.SIGKILL)
+    told.set()
+
+
 def _close_token() -> None:
     """Ray makes it readable for everybody, and `ray up` later takes the same one for a cluster."""
     with contextlib.suppress(OSError):  # there is none, where the environment has it
         Path("~/.ray/auth_token").expanduser().chmod(0o600)
 
 
+def main() -> None:
+    told = threading.Event()
+    threading.Thread(target=_listen, args=(told,), daemon=True).start()
+    keep(lambda line: print(line, flush=True), told)
+
+
 if __name__ == "__main__":
-    keep(lambda line: print(line, flush=True))
+    main()

@@ -7,7 +7,7 @@ from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-LATEST_SECONDS = 30.0  # after the first one: Ray may have heard it too, and what asks Ray then waits for a minute
+LATEST_SECONDS = 30.0  # after the first one: a machine that goes down tells Ray too, and who asks it then waits long
 SHOW_CURSOR = "\x1b[?25h"  # which a live display had hidden
 
 

@@ -61,4 +61,4 @@ class SGD:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a state that may have been written on another device."""
         held = zip(state["momentum"], self.parameters, strict=True)
-        self.momentum = [None if buffer is None else buffer.to(like.device) for buffer, like in held]
+        self.momentum = [None if buffer is None else buffer.to(like.device, copy=True) for buffer, like in held]

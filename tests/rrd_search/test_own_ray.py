@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -49,7 +50,7 @@ def test_a_machine_too_busy_for_ray_is_told_so(monkeypatch: pytest.MonkeyPatch) 
     starts: list[int] = []
     said: list[str] = []
     monkeypatch.setattr("ray.init", late)
-    keep(said.append)
+    keep(said.append, threading.Event())
     assert len(starts) == STARTS
     assert said == [AGAIN, f"{FAILED} The current node timed out during startup. This could happen."]
 
@@ -68,6 +69,12 @@ def test_what_its_process_says_is_told_in_one_line(monkeypatch: pytest.MonkeyPat
     with pytest.raises(OSError, match="its process died"):
         own.address()
     own.close()
+    breaks = [sys.executable, "-c", "import there_is_no_such_module"]
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **how: started(breaks, **how))
+    own = OwnRay()
+    with pytest.raises(OSError, match="No module named 'there_is_no_such_module'"):
+        own.address()
+    own.close()
 
 
 @pytest.mark.slow
@@ -78,20 +85,23 @@ def test_it_is_gone_when_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert any("raylet" in command for command in marked(mark))
     own.end()
     own.close()
-    assert wait_for(lambda: not [command for command in marked(mark) if "own_ray" in command or "raylet" in command])
+    assert wait_for(lambda: not marked(mark))
 
 
 @pytest.mark.slow
-def test_a_search_that_does_not_come_to_it_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(MARK, mark := f"forgone {os.getpid()}")
+@pytest.mark.parametrize("at", ["gcs_server", "DashboardAgent"])
+def test_one_that_is_left_in_its_start_leaves_nothing(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(MARK, mark := f"{at} {os.getpid()}")
     with Cluster(None):
-        assert wait_for(lambda: any("gcs_server" in command for command in marked(mark)))
-    assert wait_for(lambda: not [command for command in marked(mark) if "pytest" not in command])
+        assert wait_for(lambda: any(at in command for command in marked(mark)))
+    assert wait_for(lambda: not marked(mark))
 
 
 @pytest.mark.slow
-def test_it_dies_with_its_driver() -> None:
-    environment = {**os.environ, MARK: (mark := f"driver {os.getpid()}")}
-    driver = subprocess.run([sys.executable, "-c", A_DRIVER], env=environment, capture_output=True, text=True)
-    assert ":" in driver.stdout, driver.stderr
-    assert wait_for(lambda: not [command for command in marked(mark) if "own_ray" in command or "raylet" in command])
+@pytest.mark.parametrize("waits", [True, False], ids=["ready", "starting"])
+def test_it_dies_with_its_driver(waits: bool) -> None:
+    environment = {**os.environ, MARK: (mark := f"driver {waits} {os.getpid()}")}
+    program = A_DRIVER if waits else A_DRIVER.replace("own.address()", "own")
+    driver = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert driver.stdout, driver.stderr
+    assert wait_for(lambda: not marked(mark))
