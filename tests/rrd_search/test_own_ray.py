@@ -1,6 +1,6 @@
 """This machine's own Ray starts in a process of its own, ends when it is told to, and never outlives its driver."""
 
-import os
+import contextlib
 import subprocess
 import sys
 import threading
@@ -13,25 +13,23 @@ import pytest
 from rrd_search.cluster import Cluster
 from rrd_search.own_ray import AGAIN, FAILED, STARTS, OwnRay, keep
 
-MARK = "RRD_OWN_RAY_TEST"
 A_DRIVER = """
 import os, signal
 from rrd_search.own_ray import OwnRay
 own = OwnRay()
-print(own.address(), flush=True)
+print(own._process.pid, {}, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
-def marked(mark: str) -> list[str]:
-    """The command lines of all processes that have it in their environment."""
+def members(session: int) -> list[str]:
+    """The command lines of the living processes of a session, which for Ray's are often titles of their own."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if f"{MARK}={mark}".encode() in (folder / "environ").read_bytes():
+        with contextlib.suppress(OSError):
+            state, *_, own = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(own) == session and state != "Z":
                 found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
-        except OSError:
-            continue
     return found
 
 
@@ -78,30 +76,29 @@ def test_what_its_process_says_is_told_in_one_line(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.slow
-def test_it_is_gone_when_it_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(MARK, mark := f"closed {os.getpid()}")
+def test_it_is_gone_when_it_is_closed() -> None:
     own = OwnRay()
     assert ":" in own.address()
-    assert any("raylet" in command for command in marked(mark))
+    assert any("raylet" in command for command in members(own._process.pid))
     own.end()
     own.close()
-    assert wait_for(lambda: not marked(mark))
+    assert wait_for(lambda: not members(own._process.pid))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("at", ["gcs_server", "DashboardAgent"])
-def test_one_that_is_left_in_its_start_leaves_nothing(at: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(MARK, mark := f"{at} {os.getpid()}")
-    with Cluster(None):
-        assert wait_for(lambda: any(at in command for command in marked(mark)))
-    assert wait_for(lambda: not marked(mark))
+@pytest.mark.parametrize("at", ["gcs_server", "ray::DashboardAgent"])
+def test_one_that_is_left_in_its_start_leaves_nothing(at: str) -> None:
+    with Cluster(None) as cluster:
+        assert cluster._own is not None
+        session = cluster._own._process.pid
+        assert wait_for(lambda: any(at in command for command in members(session)))
+    assert wait_for(lambda: not members(session))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("waits", [True, False], ids=["ready", "starting"])
 def test_it_dies_with_its_driver(waits: bool) -> None:
-    environment = {**os.environ, MARK: (mark := f"driver {waits} {os.getpid()}")}
-    program = A_DRIVER if waits else A_DRIVER.replace("own.address()", "own")
-    driver = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    program = A_DRIVER.format("own.address()" if waits else "''")
+    driver = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert driver.stdout, driver.stderr
-    assert wait_for(lambda: not marked(mark))
+    assert wait_for(lambda: not members(int(driver.stdout.split()[0])))
