@@ -7,19 +7,18 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 import ray
 import torch
 
 from rrd_search.node_types import NODE_GROUP, NONE, NodeTypes, read_node_types
-from rrd_search.own_ray import OwnRay, first_line, no_start
+from rrd_search.own_ray import QUIETLY, OwnRay, first_line, no_start
 from trainables.resources import Resources
 
 CONNECT_SECONDS = 10.0
 JOIN_SECONDS = 600.0
 THIS_MACHINE = "local"  # an address: no cluster
-QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
 _LOG = logging.getLogger(__name__)
 
 

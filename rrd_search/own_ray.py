@@ -14,7 +14,11 @@ import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import ray
+
+QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}  # of ``ray.init``
 STARTS = 2  # at most: the half a minute that Ray gives itself is too short on a busy machine
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 END_SECONDS = 20.0  # in which a Ray that is told to end has ended
@@ -90,8 +94,6 @@ def keep(say: Callable[[str], None], told: threading.Event) -> None:
     except Exception as error:  # of no class
         say(f"{FAILED} {first_line(error)}")
         return
-    import ray
-
     say(f"{READY} {ray.get_runtime_context().gcs_address}")
     told.wait()
     ray.shutdown()
@@ -106,8 +108,6 @@ def first_line(error: BaseException) -> str:
 
 
 def _start(say: Callable[[str], None]) -> None:
-    import ray  # within reach of who tells errors
-
     for left in reversed(range(STARTS)):
         try:
             ray.init(
@@ -115,8 +115,7 @@ def _start(say: Callable[[str], None]) -> None:
                 num_cpus=os.cpu_count(),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
+                **QUIETLY,
             )
             return
         except Exception:  # of no class

@@ -117,6 +117,7 @@ def test_a_checkpoint_of_another_device_keeps_this_ones_optimizer(tmp_path: Path
     training = Training(CONFIG, Distiller(CONFIG, 10), CPU)
     training.optimizer = SGD(CONFIG.optimizer, training.distiller.parameters(), on_device=True)
     training.load_state_dict(plain.state_dict())
+    assert training.optimizer._fused
     assert training.epoch == 2
     for trained_on in (plain, training):  # a step that only momentum takes
         trained_on.optimizer.set_rate(0.1)
