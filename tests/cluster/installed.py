@@ -9,16 +9,15 @@ from pathlib import Path
 PROJECT = Path.home() / "rrd_search"
 
 
-def main(environment: Path, bytecode: Path) -> None:
-    """``environment``: the one in which this machine runs the tests. ``bytecode``: a folder for compiled modules."""
+def main(environment: Path) -> None:
+    """``environment``: the one in which this machine runs the tests."""
     own = PROJECT / ".venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(own)], check=True)
     packages = next(own.glob("lib/python*/site-packages"))
     theirs = environment / packages.relative_to(own)
     # As an editable install has it. Python does not read the .pth files of a folder that a .pth file names, so the
     # machine's own editable install of the project is not seen.
-    compiled = f"import sys; sys.pycache_prefix = {str(bytecode)!r}"
-    (packages / "installed.pth").write_text(f"{compiled}\n{PROJECT}\n{theirs}\n")
+    (packages / "installed.pth").write_text(f"{PROJECT}\n{theirs}\n")
     for script in (environment / "bin").iterdir():
         if script.is_file() and not (own / "bin" / script.name).exists():
             _copy(script, own / "bin" / script.name, environment)
@@ -34,4 +33,4 @@ def _copy(script: Path, copy: Path, environment: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]))

@@ -13,7 +13,6 @@ from machine import ROOT
 
 FILE = "on_prem.yaml"  # in the home folder
 HEAD = 10
-BYTECODE = Path("/opt/bytecode")  # a folder of the machine's in all hosts: each module is compiled once
 SHIPPED = ROOT / "cluster" / FILE
 EXEC_SECONDS = 300
 QUIET = {"PYTHONWARNINGS": "ignore", "RAY_UP_enable_autoscaler_v2": "0", "RAY_AUTH_MODE": "token"}
@@ -21,10 +20,7 @@ QUIET = {"PYTHONWARNINGS": "ignore", "RAY_UP_enable_autoscaler_v2": "0", "RAY_AU
 
 def cluster_hosts() -> Hosts:
     """Hosts on which the project can be installed without internet."""
-    bytecode = ROOT / "build" / "bytecode"
-    bytecode.mkdir(parents=True, exist_ok=True)
-    installed = f"python3 {ROOT}/tests/cluster/installed.py {sys.prefix} {BYTECODE}"
-    return Hosts(first_boot=[installed], mounts={str(BYTECODE): bytecode})
+    return Hosts(first_boot=[f"python3 {ROOT}/tests/cluster/installed.py {sys.prefix}"])
 
 
 class Laptop:
@@ -32,7 +28,7 @@ class Laptop:
 
     def __init__(self, hosts: Hosts, workers: Sequence[int]) -> None:
         self.hosts, self.host = hosts, hosts.laptop
-        self.host.environment |= QUIET | {"PYTHONPYCACHEPREFIX": str(BYTECODE)}
+        self.host.environment |= QUIET
         self.host.environment["PATH"] = f"{sys.prefix}/bin:{PATH}"
         self.edit(workers)
 

@@ -27,7 +27,7 @@ Timed = Callable[[str], AbstractContextManager[None]]
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1500)
 @pytest.mark.usefixtures("hosting")
 def test_a_search_on_own_servers(tmp_path: Path, timed: Timed) -> None:
     with cluster_hosts() as hosts:
