@@ -10,7 +10,6 @@ from types import TracebackType
 from typing import Self
 
 import ray
-import torch
 
 from rrd_search.node_types import NODE_GROUP, NONE, NodeTypes, read_node_types
 from rrd_search.own_ray import QUIETLY, OwnRay, first_line, no_start
@@ -149,6 +148,8 @@ def _started_here() -> str | None:
 
 
 def this_machine() -> dict[str, float]:
+    import torch  # takes seconds, in which this machine's own Ray may start
+
     return {"CPU": os.cpu_count() or 1, "GPU": torch.cuda.device_count()}
 
 

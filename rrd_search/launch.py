@@ -13,11 +13,12 @@ from rich.console import Console
 
 from rrd_search.begun import close, end_search, finished, open_study, send_rest, with_teacher
 from rrd_search.cluster import Cluster, check_fits, has_room, settled, this_machine
+from rrd_search.flags import AUTO
 from rrd_search.optuna_searcher import Study
 from rrd_search.packing import Measured, choose, preflight
 from rrd_search.progress import Progress, percent, redraws, say
 from rrd_search.record import Recorder
-from rrd_search.request import AUTO, Request
+from rrd_search.request import Request
 from rrd_search.retold import retell
 from rrd_search.search import SPACE_ERRORS, Plan, SearchRun
 from rrd_search.search_file import SearchFile, read_search_file, teacher_facts

@@ -1,50 +1,17 @@
 """python -m rrd_search.tune [SPACE]: start, resume or extend a search."""
 
-from functools import partial
-
-from rich.console import Console
-
-from rrd_search.begun import check_begun, close, end_search, finished, go_on, send_rest
 from rrd_search.command import run_command
-from rrd_search.progress import say
-from rrd_search.record import Recorder
-from rrd_search.request import Request, held, parser, read_request
-from rrd_search.retold import retell
-from rrd_search.search_file import read_search_file
-from rrd_search.storage import held_there
-from rrd_search.warm_start import check_source
+from rrd_search.flags import parser
 
 
 def main(arguments: list[str]) -> int:
-    request = read_request(parser().parse_args(arguments))
-    console = Console()
-    with held(request.folder), held_there(request.places, request.name, partial(say, console)):
-        return search(request, console)
+    options = parser().parse_args(arguments)
+    from rrd_search.cluster import Cluster, chosen_cluster
 
+    with Cluster(chosen_cluster(options.address)) as cluster:  # this machine's own starts while PyTorch is imported
+        from rrd_search.driver import drive
 
-def search(request: Request, console: Console) -> int:
-    """Start, resume or extend; or show the results, where the search is finished already."""
-    known, space, study = read_search_file(request.folder), request.space, None
-    trials = request.options.trials or (known.trials if known else space.trials)
-    if known is not None:
-        check_begun(known, request.options)
-        request, space, study = go_on(request, known, console)
-        if study is not None and finished(study, space, trials):
-            say(console, f"The search {request.name} is finished; more --trials extend it.")
-            recorder = Recorder(request.folder, request.mlflow_uri, request.name)
-            retell(recorder, [*study.references(), *study.trials()], request.folder)
-            end_search(recorder, study, whole=True)
-            send_rest(recorder, request, study, console)
-            close(console, request, study, known.teacher)
-            return 0
-    else:
-        check_source(request)
-    from rrd_search.cluster import Cluster, chosen_cluster  # Ray takes a second to import
-
-    with Cluster(chosen_cluster(request.options.address)) as cluster:  # which starts, where it is this machine's own
-        from rrd_search.launch import Launch  # Ray Tune takes another
-
-        return Launch(request, space, study, trials, cluster, console).run()
+        return drive(options, cluster)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rrd_search import final_request, request
+from rrd_search import final_request, flags
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = [
@@ -15,7 +15,7 @@ BLOCKS = [
     for file in ("README.md", "cluster/README.md")
     for block in re.findall(r"```bash\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
 ]
-PARSERS = {"tune": request.parser, "train": final_request.parser}
+PARSERS = {"tune": flags.parser, "train": final_request.parser}
 
 
 @pytest.mark.parametrize(("file", "block"), BLOCKS, ids=[f"{file} {block[:30]!r}" for file, block in BLOCKS])

@@ -19,7 +19,7 @@ from trainables.outputs import Batch
 
 AFTER_DROP = 0.02  # of the epochs lie between the learning rate's first drop and the rung that shows its effect
 WORTH_STOPPING = 0.25  # of the epochs: a stop that saves less only thins out the trials that reach their end
-STATISTICS_IMAGES = 256  # at least, from which the averaged student's batch norm takes its statistics; 1024 rank no better
+STATISTICS_IMAGES = 256  # at least, for the averaged student's batch norm; with 1024, trials rank no better
 
 
 def rungs(config: TrialConfig) -> tuple[int, ...]:

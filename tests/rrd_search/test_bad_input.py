@@ -1,4 +1,4 @@
-"""Bad input to the tune command: one plain line that names it, exit code 2, before Ray or any worker starts."""
+"""Bad input to the tune command: one plain line that names it, exit code 2, before Ray is joined or a worker starts."""
 
 import pickle
 import re
@@ -15,8 +15,8 @@ from filelock import FileLock
 from real_formats import write_cifar100
 
 from rrd_search.command import exit_code
+from rrd_search.flags import parser
 from rrd_search.optuna_searcher import Study
-from rrd_search.request import parser
 from rrd_search.search_file import SearchFile
 from rrd_search.space import load_space
 from rrd_search.tune import main
@@ -150,7 +150,7 @@ def fails(
     """Run the command in this process; its one line on stderr."""
 
     def no_ray(**options: object) -> None:
-        raise AssertionError("Ray was started")
+        raise AssertionError("Ray was joined")
 
     def run(arguments: list[str]) -> str:
         given = [part.replace("{", str(bench.folder) + "/").replace("}", "") for part in arguments]

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
+from rrd_search import flags
 from rrd_search.early_stopping import SCHEDULERS, SPARED, Audits, Sparing
-from rrd_search.request import SCHEDULERS as OFFERED
+from rrd_search.samplers import SAMPLERS
 from rrd_search.trial_records import TrialRecord
 from trainables.config import TrialConfig
 from trainables.rungs import rungs
@@ -54,7 +55,8 @@ def sparing(name: str = "asha", audits: int = 0, records: Sequence[TrialRecord] 
 
 
 def test_the_command_offers_what_there_is() -> None:
-    assert tuple(SCHEDULERS) == OFFERED
+    assert tuple(SCHEDULERS) == flags.SCHEDULERS
+    assert tuple(SAMPLERS) == flags.SAMPLERS
     assert rungs(CONFIG) == RUNGS
 
 

@@ -15,11 +15,12 @@ import torch
 from rich.console import Console
 
 from rrd_search.begun import go_on, open_study, send_rest
+from rrd_search.flags import parser
 from rrd_search.marks import LEFT
 from rrd_search.optuna_searcher import Study
 from rrd_search.record import Recorder
 from rrd_search.recorded_trials import chosen_trial, read_trials
-from rrd_search.request import parser, read_request
+from rrd_search.request import read_request
 from rrd_search.results import show_results
 from rrd_search.search_file import SearchFile, read_search_file
 from rrd_search.space import Space

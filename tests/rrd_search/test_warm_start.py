@@ -10,11 +10,12 @@ import pytest
 from rich.console import Console
 
 from rrd_search.begun import check_begun, open_study
+from rrd_search.flags import parser
 from rrd_search.marks import HISTORY
 from rrd_search.optuna_searcher import Study
 from rrd_search.record import Recorder
 from rrd_search.recorded_trials import read_trials
-from rrd_search.request import Request, parser, read_request
+from rrd_search.request import Request, read_request
 from rrd_search.search_file import SearchFile
 from rrd_search.space import Space
 from rrd_search.space_change import SpaceChange
