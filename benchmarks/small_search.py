@@ -62,7 +62,7 @@ class SmallSearch:
 
 @contextmanager
 def _own_ray(cpus: int) -> Iterator[None]:
-    """On this machine, whatever it has; as ``Cluster`` starts it."""
+    """On this machine, whatever it has, with all of Ray's processes but the dashboard."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
     ray.init(address="local", num_cpus=cpus, object_store_memory=200 * 2**20, **options)
     try:

@@ -23,7 +23,7 @@ _LOG = logging.getLogger(__name__)
 
 class Cluster:
     """On entry this machine's own begins to start; ``join`` waits for it, or joins the cluster at ``address``. On exit
-    it is left, and ended where it is this machine's own.
+    it is left, and ended where it is this machine's own. It may be entered twice: the first exit counts.
 
     Ray's token authentication stays on: its processes listen on all interfaces, whatever they are told.
     """
@@ -45,9 +45,14 @@ class Cluster:
         return "starting Ray ..." if self.is_here else f"joining the cluster at {self.address} ..."
 
     def __enter__(self) -> Self:
-        if self.is_here:
+        if self.is_here and self._own is None:
             self._own = OwnRay()
         return self
+
+    def check(self) -> None:
+        """ValueError where no cluster answers at ``address``."""
+        if self.address is not None:
+            _check_answers(self.address)
 
     def join(self) -> None:
         """ValueError where no cluster answers at ``address``, OSError where this machine's own does not start."""
@@ -73,8 +78,9 @@ class Cluster:
         try:
             self.leave()
         finally:
-            if self._own is not None:
-                self._own.close()
+            own, self._own = self._own, None
+            if own is not None:
+                own.close()
 
     def nodes(self) -> list[dict[str, float]]:
         """What each node that is alive holds."""
@@ -112,7 +118,7 @@ def _join_own(address: str) -> None:
 
 def _join(address: str) -> NodeTypes:
     """Join the cluster; the types of nodes that it may start. ValueError where it does not answer."""
-    _check_answers(address)
+    _check_answers(address)  # Ray itself waits for minutes
     try:
         ray.init(address=address, **QUIETLY)
     except Exception as error:  # of no class
@@ -124,20 +130,23 @@ def _join(address: str) -> NodeTypes:
 
 def chosen_cluster(address: str | None) -> str | None:
     """The address of the cluster that ``--address`` asks for: without it the one that this machine is in, which is what
-    RAY_ADDRESS says, or where `ray start` put one. None: this machine alone. ValueError where it does not answer."""
+    RAY_ADDRESS says, or where `ray start` put one. None: this machine alone. ValueError for what is no address of a
+    cluster, or where the one that this node is of does not answer."""
     if address is not None and address.startswith("http"):
         raise ValueError(f"--address {address} is for `ray job`: give HOST:PORT, the head's, or {THIS_MACHINE}")
     asked = address or os.environ.get("RAY_ADDRESS")
     address = asked or _started_here()
     if not address or address == THIS_MACHINE or address.startswith("http"):  # which is meant for `ray job`
         return None
+    if asked:
+        return address
     try:
         _check_answers(address)
-    except ValueError as error:
-        if not asked and "RRD_STORAGE" not in os.environ:  # which nodes of a cluster have
+    except ValueError:
+        if "RRD_STORAGE" not in os.environ:  # which nodes of a cluster have
             _LOG.warning("the Ray that was started here, %s, does not answer: this machine alone is taken", address)
             return None
-        raise ValueError(f"{error}; --address {THIS_MACHINE} takes this machine alone") from error
+        raise
     return address
 
 
@@ -199,12 +208,13 @@ def _on(resources: Resources, node: Mapping[str, float]) -> int:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself waits for minutes. ValueError where nothing listens at HOST:PORT."""
+    """ValueError where nothing listens at HOST:PORT."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     if host and port.isdigit():
         try:
             socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS).close()
         except OSError as error:
+            why = f"no Ray cluster answers there ({error.strerror or error})"
             raise ValueError(
-                f"--address {address}: no Ray cluster answers there ({error.strerror or error})"
+                f"--address {address}: {why}; --address {THIS_MACHINE} takes this machine alone"
             ) from error

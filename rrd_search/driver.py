@@ -17,10 +17,11 @@ from rrd_search.warm_start import check_source
 
 
 def drive(options: argparse.Namespace, cluster: Cluster) -> int:
-    """The exit code. ``cluster`` is entered, and not joined yet. ValueError for what is wrong with the options."""
+    """The exit code. ``cluster`` is entered, and not joined yet; it is left before others may have the search.
+    ValueError for what is wrong with the options."""
     request = read_request(options)
     console = Console()
-    with held(request.folder), held_there(request.places, request.name, partial(say, console)):
+    with held(request.folder), held_there(request.places, request.name, partial(say, console)), cluster:
         return _search(request, cluster, console)
 
 
@@ -41,6 +42,7 @@ def _search(request: Request, cluster: Cluster, console: Console) -> int:
             return 0
     else:
         check_source(request)
+    cluster.check()
     from rrd_search.launch import Launch  # Ray Tune takes a second to import
 
     return Launch(request, space, study, trials, cluster, console).run()

@@ -41,6 +41,7 @@ class FinalTraining:
         self.seeds = range(request.seeds)
         self.resources = Resources()
         self.cluster = Cluster(chosen_cluster(request.address))
+        self.cluster.check()
 
     @property
     def folder(self) -> Path:

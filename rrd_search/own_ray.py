@@ -17,13 +17,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray._private import node
+from ray._private import node, ray_constants
 
 QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}  # of ``ray.init``
 STARTS = 2  # at most: the half a minute that Ray gives itself is too short on a busy machine
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 END_SECONDS = 20.0  # in which a Ray that is told to end has ended
-IDLE_MILLISECONDS = 60_000  # for which a process waits for a trial: Ray's second is over before the first trial comes
+IDLE_MILLISECONDS = 60_000  # for which processes wait for trials: after Ray's own second they are gone too early
+NOTHING_LISTENS = b"127.0.0.1:1"
 READY, AGAIN, FAILED = "ready", "again", "failed"  # what the process says; where it is ready, and why it failed
 END = "end\n"  # what it is told
 _LOG = logging.getLogger(__name__)
@@ -120,11 +121,13 @@ class _Lean(node.Node):
         """Who sends workers' logs to the driver, which wants none; they are in files all the same."""
 
     def start_api_server(self, **how: Any) -> None:
-        """The dashboard's: without a dashboard, it only tells Ray's makers who uses it."""
+        """The dashboard's, which without a dashboard refuses all that Ray's other processes ask of it. They look for
+        its address until they find one: here is one where nothing listens."""
+        key, space = ray_constants.DASHBOARD_ADDRESS, ray_constants.KV_NAMESPACE_DASHBOARD
+        self.get_gcs_client().internal_kv_put(key.encode(), NOTHING_LISTENS, True, space)
 
 
 def _start(say: Callable[[str], None]) -> None:
-    node.Node = _Lean  # type: ignore[misc]  # which ``ray.init`` makes
     for left in reversed(range(STARTS)):
         try:
             ray.init(
@@ -156,6 +159,7 @@ def _close_token() -> None:
 
 
 def main() -> None:
+    node.Node = _Lean  # type: ignore[misc]  # which ``ray.init`` makes
     told = threading.Event()
     threading.Thread(target=_listen, args=(told,), daemon=True).start()
     keep(lambda line: print(line, flush=True), told)

@@ -23,7 +23,7 @@ from trainables.places import Places
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 MLFLOW = "mlflow:"  # before the name of an experiment
 TAKEN = ("data", "teachers", "tables", "final", "mlartifacts")  # folders of the storage
-FLAGS = {"data": "data.name", "teacher": "teacher.architecture", "student": "student", "epochs": "epochs"}
+FIELD_OF_FLAG = {"data": "data.name", "teacher": "teacher.architecture", "student": "student", "epochs": "epochs"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +86,9 @@ def check_share(workers: int, share: float | str | None) -> None:
 
 def chosen_values(options: argparse.Namespace) -> dict[str, Any]:
     """The fields of the base that flags replace, by dotted name."""
-    values = {field: getattr(options, flag) for flag, field in FLAGS.items() if getattr(options, flag) is not None}
+    values = {
+        field: getattr(options, flag) for flag, field in FIELD_OF_FLAG.items() if getattr(options, flag) is not None
+    }
     if options.data and options.data.startswith("folder:"):
         values["data.name"] = f"folder:{Path(options.data.removeprefix('folder:')).absolute()}"
     values |= {"seed": options.seed, "data.schedule_seed": options.seed}

@@ -1,4 +1,4 @@
-"""Bad input to the tune command: one plain line that names it, exit code 2, before Ray is joined or a worker starts."""
+"""Bad input to the tune command: one plain line that names it, exit code 2, before Ray is joined or a trial starts."""
 
 import pickle
 import re

@@ -8,9 +8,7 @@ import numpy as np
 import pytest
 from ray.tune.schedulers import AsyncHyperBandScheduler, TrialScheduler
 
-from rrd_search import flags
 from rrd_search.early_stopping import SCHEDULERS, SPARED, Audits, Sparing
-from rrd_search.samplers import SAMPLERS
 from rrd_search.trial_records import TrialRecord
 from trainables.config import TrialConfig
 from trainables.rungs import rungs
@@ -54,9 +52,7 @@ def sparing(name: str = "asha", audits: int = 0, records: Sequence[TrialRecord] 
     return Sparing(SCHEDULERS[name](EPOCHS), taken, records)
 
 
-def test_the_command_offers_what_there_is() -> None:
-    assert tuple(SCHEDULERS) == flags.SCHEDULERS
-    assert tuple(SAMPLERS) == flags.SAMPLERS
+def test_rungs_of_this_file() -> None:
     assert rungs(CONFIG) == RUNGS
 
 

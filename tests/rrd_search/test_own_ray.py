@@ -79,7 +79,9 @@ def test_what_its_process_says_is_told_in_one_line(monkeypatch: pytest.MonkeyPat
 def test_it_is_gone_when_it_is_closed() -> None:
     own = OwnRay()
     assert ":" in own.address()
-    assert any("raylet" in command for command in members(own._process.pid))
+    commands = members(own._process.pid)
+    assert any("raylet" in command for command in commands)
+    assert not [command for command in commands if "monitor" in command or "dashboard.py" in command]
     own.end()
     own.close()
     assert wait_for(lambda: not members(own._process.pid))

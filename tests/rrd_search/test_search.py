@@ -153,7 +153,7 @@ def test_losers_do_not_fill_the_disk(storage: Path) -> None:
     assert not list((storage / "small" / "trials").rglob("checkpoint.pt"))
 
 
-def test_a_finished_search_shows_its_results_without_ray_and_more_trials_extend_it(storage: Path, server: str) -> None:
+def test_a_finished_search_shows_its_results_and_more_trials_extend_it(storage: Path, server: str) -> None:
     again = tune(storage, server)
     assert again.returncode == 0, again.stderr
     assert "is finished" in again.stdout
