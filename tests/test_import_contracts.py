@@ -21,6 +21,7 @@ VIOLATIONS = {
         "rrd_search.cluster_files.slurm",
     ),
     "The training core runs without Ray, MLflow and Optuna": ("trainables/data/views.py", "ray"),
+    "The flags of a search take no time to import": ("rrd_search/search_file.py", "torch"),
     "Ray stays where trials are run": ("rrd_search/results.py", "ray"),
     "MLflow stays in the recorder": ("rrd_search/search.py", "mlflow"),
     "Optuna stays in the study": ("rrd_search/progress.py", "optuna"),
