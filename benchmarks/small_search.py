@@ -13,6 +13,7 @@ from rich.console import Console
 
 from rrd_search.cluster import Cluster
 from rrd_search.optuna_searcher import Study
+from rrd_search.own_ray import OBJECT_STORE_BYTES, QUIETLY
 from rrd_search.progress import Progress
 from rrd_search.record import Recorder
 from rrd_search.search import Plan, SearchRun
@@ -63,8 +64,7 @@ class SmallSearch:
 @contextmanager
 def _own_ray(cpus: int) -> Iterator[None]:
     """On this machine, whatever it has, with all of Ray's processes but the dashboard."""
-    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR", "include_dashboard": False}
-    ray.init(address="local", num_cpus=cpus, object_store_memory=200 * 2**20, **options)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=False, object_store_memory=OBJECT_STORE_BYTES, **QUIETLY)
     try:
         yield
     finally:

@@ -131,22 +131,20 @@ def _join(address: str) -> NodeTypes:
 def chosen_cluster(address: str | None) -> str | None:
     """The address of the cluster that ``--address`` asks for: without it the one that this machine is in, which is what
     RAY_ADDRESS says, or where `ray start` put one. None: this machine alone. ValueError for what is no address of a
-    cluster, or where the one that this node is of does not answer."""
+    cluster; whether one answers is for ``Cluster.check``."""
     if address is not None and address.startswith("http"):
         raise ValueError(f"--address {address} is for `ray job`: give HOST:PORT, the head's, or {THIS_MACHINE}")
     asked = address or os.environ.get("RAY_ADDRESS")
     address = asked or _started_here()
     if not address or address == THIS_MACHINE or address.startswith("http"):  # which is meant for `ray job`
         return None
-    if asked:
+    if asked or "RRD_STORAGE" in os.environ:  # which nodes of a cluster have
         return address
     try:
         _check_answers(address)
     except ValueError:
-        if "RRD_STORAGE" not in os.environ:  # which nodes of a cluster have
-            _LOG.warning("the Ray that was started here, %s, does not answer: this machine alone is taken", address)
-            return None
-        raise
+        _LOG.warning("the Ray that was started here, %s, does not answer: this machine alone is taken", address)
+        return None
     return address
 
 

@@ -67,7 +67,7 @@ def test_what_is_left_of_a_cluster_that_ended_holds_nobody_up(monkeypatch, tmp_p
     assert f"{address}, does not answer" in caplog.text
     monkeypatch.setenv("RRD_STORAGE", "s3://BUCKET/rrd_search")
     with pytest.raises(ValueError, match="no Ray cluster answers there"):
-        chosen_cluster(None)  # a node of a cluster
+        Cluster(chosen_cluster(None)).check()  # a node of a cluster
 
 
 def test_a_trial_that_fits_nowhere_is_refused():
