@@ -23,7 +23,15 @@ QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}  # 
 STARTS = 2  # at most: the half a minute that Ray gives itself is too short on a busy machine
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 END_SECONDS = 20.0  # in which a Ray that is told to end has ended
-IDLE_MILLISECONDS = 60_000  # for which processes wait for trials: after Ray's own second they are gone too early
+SETTINGS: dict[str, Any] = {
+    # Processes start ahead, one for each core. They import all that trials need while the driver looks at data, teacher
+    # and study; a few hundred MiB each, so that there are not too many of them on a large machine.
+    "preload_python_modules": ["trainables.trial"],
+    "worker_maximum_startup_concurrency": min(os.cpu_count() or 1, 16),
+    # They wait a minute for trials (after Ray's own second they are gone too early), and none waits for ever.
+    "idle_worker_killing_time_threshold_ms": 60_000,
+    "num_workers_soft_limit": 0,
+}
 NOTHING_LISTENS = b"127.0.0.1:1"
 READY, AGAIN, FAILED = "ready", "again", "failed"  # what the process says; where it is ready, and why it failed
 END = "end\n"  # what it is told
@@ -135,7 +143,7 @@ def _start(say: Callable[[str], None]) -> None:
                 num_cpus=os.cpu_count(),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
-                _system_config={"idle_worker_killing_time_threshold_ms": IDLE_MILLISECONDS},
+                _system_config=SETTINGS,
                 **QUIETLY,
             )
             return

@@ -19,7 +19,7 @@ from rrd_search.retold import tell_epoch, trial_tags
 from rrd_search.signals import Signals
 from rrd_search.students import Students, forget_trial, trial_folder
 from rrd_search.study_snapshot import SNAPSHOT, Snapshot
-from trainables.interrupts import EVERYONE
+from trainables.interrupts import EVERYONE, Interrupts
 from trainables.mirror import Mirror
 from trainables.places import Places
 from trainables.refusal import OUT_OF_MEMORY
@@ -78,7 +78,7 @@ class SearchRun:
         self._failures = Failures()
         self._pauses: dict[str, float] = {}  # time.monotonic() until which a trial waits, by its id
         self._room: dict[str, float] = {}  # how many times the usual resources a trial gets, by its id
-        self.interrupts: Any = None  # the actor, while trials run
+        self.interrupts = Interrupts()
         self.signals = Signals()
         self.space_errors: list[str] = []  # of proposals that the space's function failed to make
         self._left: float | None = None  # time.monotonic() when all were asked to leave
@@ -125,7 +125,7 @@ class SearchRun:
         if self._left is None:
             self._left = time.monotonic()
             self.progress.say(why)
-            self.interrupts.ask.remote(EVERYONE)
+            self.interrupts.ask(EVERYONE)
 
     def tick(self) -> None:
         """Called often. ``TookTooLong`` where trials do not leave."""
@@ -146,7 +146,7 @@ class SearchRun:
         for node in draining_nodes() - self._leaving_nodes:
             self.progress.say("a node is to be taken away: its trials write checkpoints, and go on elsewhere")
             self._leaving_nodes.add(node)
-            self.interrupts.ask.remote(node)
+            self.interrupts.ask(node)
 
     def capacity(self) -> int:
         """How many trials fit on the nodes that are alive and those that an autoscaler may still start: it starts them
@@ -193,7 +193,7 @@ class SearchRun:
         proposal = self._running.pop(tune_id)
         self._training.discard(tune_id)
         if error is not None and self.plan.resources.workers > 1:
-            self.interrupts.free.remote(proposal.trial_id)
+            self.interrupts.free(proposal.trial_id)
         failure = self._failure(proposal.trial_id, result, error)
         if result.get("interrupted") or (failure is not None and self._tries_again(proposal, failure)):
             self.progress.left(proposal.trial_id)

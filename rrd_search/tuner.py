@@ -6,7 +6,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import ray
 from ray import cloudpickle, tune
 from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial as TuneTrial
@@ -14,7 +13,6 @@ from ray.tune.search import Searcher
 
 from rrd_search.early_stopping import METRIC
 from rrd_search.search import SearchRun, TookTooLong
-from trainables.interrupts import start_interrupts
 from trainables.resources import placement
 from trainables.trial import Trial
 
@@ -37,14 +35,13 @@ def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> Non
     # itself twice there, in place of one that waits: 2 s each.
     class_cache.DEFAULT_ENV_VARS.clear()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # the failures of trials are told here
-    run.interrupts = start_interrupts()
     with TemporaryDirectory() as own, run.signals:  # Tune's own files say nothing that the study does not
         try:
             _tuner(run, trial_class, own).fit()
         except TookTooLong:
             run.progress.say("some trials have not left in time; they go on from their last checkpoints")
         finally:
-            ray.kill(run.interrupts)
+            run.interrupts.close()
 
 
 def _tuner(run: SearchRun, trial_class: type[tune.Trainable], own: str) -> tune.Tuner:

@@ -18,7 +18,7 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.util.queue import Queue
 
 from trainables import cpu
-from trainables.interrupts import Heard, on_this_node, start_interrupts
+from trainables.interrupts import Heard, Interrupts, on_this_node
 from trainables.mirror import Mirror
 from trainables.ranks import own_rank
 from trainables.refusal import OUT_OF_MEMORY, refused
@@ -44,15 +44,15 @@ log = logging.getLogger(__name__)
 class Group:
     """The workers of one trial. ``next_epoch`` until it gives None; ``stop`` at any time; both raise their errors.
 
-    ``interrupts``: an actor that can ask it to leave, its own where None. All ranks then leave after the epoch they are
+    ``interrupts``: who can ask it to leave, its own where None. All ranks then leave after the epoch they are
     in, with a checkpoint.
     """
 
-    def __init__(self, task: Task, resources: Resources, interrupts: Any = None) -> None:
+    def __init__(self, task: Task, resources: Resources, interrupts: Interrupts | None = None) -> None:
         os.environ.update(SETTINGS)
         self._task = task
         self._reports = Queue(0, actor_options={"num_cpus": 0, "scheduling_strategy": on_this_node()})
-        self._interrupts, self._own_interrupts = interrupts or start_interrupts(), interrupts is None
+        self._interrupts, self._own_interrupts = interrupts or Interrupts(), interrupts is None
         _forget_refusal(task)
         plan = {"task": task, "interrupts": self._interrupts, "threads": resources.cpus_per_worker}
         storage_path, filesystem = Mirror(task.places).of_train(task.folder / "train")
@@ -98,15 +98,15 @@ class Group:
     def stop(self) -> None:
         """All ranks leave after the epoch they are in, and everything that the trial started is gone on return."""
         trial_id = self._task.folder.name
-        ray.get(self._interrupts.ask.remote(trial_id))
+        self._interrupts.ask(trial_id)
         self._fitting.join(STOP_SECONDS)
         if self._fitting.is_alive():
             log.error("a trial's workers have not stopped within %s s", STOP_SECONDS)
         else:
-            ray.get(self._interrupts.withdraw.remote(trial_id))
+            self._interrupts.withdraw(trial_id)
         self._reports.shutdown(force=True)
         if self._own_interrupts:
-            ray.kill(self._interrupts)
+            self._interrupts.close()
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:
@@ -138,7 +138,7 @@ def _train_ranks(plan: dict[str, Any]) -> None:
         torch.cuda.set_device(device)
     if own_rank() == 0:
         group = ray.get_runtime_context().get_placement_group_id()
-        ray.get(plan["interrupts"].hold.remote(task.folder.name, group))
+        plan["interrupts"].hold(task.folder.name, group)
     heard = Heard(plan["interrupts"])
     if (known := _earlier_report(task, device)) is not None:  # this worker's forerunner died after the end
         return ray.train.report(known)

@@ -1,75 +1,62 @@
 """Interrupts: how a driver asks running trials, wherever they are, to write a checkpoint and leave; and how it frees
 what the workers of a trial held that could not leave."""
 
-import asyncio
 import contextlib
 import threading
-from typing import Any
+import time
+import uuid
 
 import ray
+from ray.experimental import internal_kv
 from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 EVERYONE = "everyone"  # in place of a trial's id
-WAITING_PROCESSES = 10_000  # at most
+LOOK_SECONDS = 0.5  # between two looks of a trial at who is asked to leave
+_ASKED, _GROUPS = "asked/", "groups/"
 
 
 class Interrupts:
-    """A Ray actor that holds who is asked to leave: ids of trials or nodes, or ``EVERYONE``.
+    """Who is asked to leave, by the ids of trials or nodes, or ``EVERYONE``; handed on to processes of any node.
 
-    It also holds the placement groups of trials' workers, by their hexadecimal ids. Ray Train makes these; where its
-    controller is killed, they would be free with the end of the search, for Train's cleaner asks the dashboard, which
-    may not run.
+    It lies in the key-value store of Ray's head. An actor would be one more process to start before the first trial,
+    and one that wakes a hundred times a second. It also holds the placement groups of trials' workers, by their
+    hexadecimal ids. Ray Train makes these; where its controller is killed, they would be free with the end of the
+    search, for Train's cleaner asks the dashboard, which may not run.
     """
 
     def __init__(self) -> None:
-        self._asked: set[str] = set()
-        self._groups: dict[str, str] = {}  # by the trial's id
-        self._change = asyncio.Event()
+        self._name = f"interrupts-{uuid.uuid4().hex}"
 
-    async def ask(self, who: str) -> None:
-        self._asked.add(who)
-        self._tell()
+    def ask(self, who: str) -> None:
+        internal_kv._internal_kv_put(_ASKED + who, b"", namespace=self._name)
 
-    async def withdraw(self, who: str) -> None:
-        self._asked.discard(who)
-        self._tell()
+    def withdraw(self, who: str) -> None:
+        internal_kv._internal_kv_del(_ASKED + who, namespace=self._name)
 
-    async def other_than(self, known: set[str]) -> set[str]:
-        """Who is asked to leave, as soon as that is not what is known."""
-        while self._asked == known:
-            await self._change.wait()
-        return self._asked
+    def asked(self) -> set[str]:
+        keys = internal_kv._internal_kv_list(_ASKED, namespace=self._name)
+        return {key.decode().removeprefix(_ASKED) for key in keys}
 
-    async def hold(self, trial_id: str, group: str) -> None:
-        self._groups[trial_id] = group
+    def hold(self, trial_id: str, group: str) -> None:
+        internal_kv._internal_kv_put(_GROUPS + trial_id, group, namespace=self._name)
 
-    async def free(self, trial_id: str) -> None:
+    def free(self, trial_id: str) -> None:
         """The trial's process has died: what its workers held is free again."""
-        if (group := self._groups.pop(trial_id, None)) is not None:
-            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group)))
+        group = internal_kv._internal_kv_get(_GROUPS + trial_id, namespace=self._name)
+        if group is not None:
+            internal_kv._internal_kv_del(_GROUPS + trial_id, namespace=self._name)
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID.from_hex(group.decode())))
 
-    def _tell(self) -> None:
-        self._change.set()
-        self._change = asyncio.Event()
-
-
-def start_interrupts() -> Any:
-    """The actor's handle. It takes no CPU of Ray's count, and stays on this node; it ends with its last handle."""
-    actor: Any = ray.remote(Interrupts)
-    return actor.options(num_cpus=0, max_concurrency=WAITING_PROCESSES, scheduling_strategy=on_this_node()).remote()
-
-
-def on_this_node() -> NodeAffinitySchedulingStrategy:
-    """Where an actor is to run that this process cannot do without. Not soft: Ray puts an actor that takes no CPU on
-    any node then."""
-    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    def close(self) -> None:
+        """Nobody asks for it any more."""
+        internal_kv._internal_kv_del("", del_by_prefix=True, namespace=self._name)
 
 
 class Heard:
-    """What a process knows of the interrupts: asking costs nothing, a thread waits for the news."""
+    """What a process knows of the interrupts: asking costs nothing, a thread looks for news."""
 
-    def __init__(self, interrupts: Any) -> None:
+    def __init__(self, interrupts: Interrupts) -> None:
         self._interrupts = interrupts
         self._asked: set[str] = set()
         self._node = ray.get_runtime_context().get_node_id()
@@ -84,6 +71,13 @@ class Heard:
         return self.node_leaves or EVERYONE in self._asked or trial_id in self._asked
 
     def _listen(self) -> None:
-        with contextlib.suppress(ray.exceptions.RayError):  # the driver is gone, and Ray ends this process
+        with contextlib.suppress(ray.exceptions.RayError):  # the head is gone, and Ray ends this process
             while True:
-                self._asked = ray.get(self._interrupts.other_than.remote(self._asked))
+                self._asked = self._interrupts.asked()
+                time.sleep(LOOK_SECONDS)
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """Where an actor is to run that this process cannot do without. Not soft: Ray puts an actor that takes no CPU on
+    any node then."""
+    return NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)

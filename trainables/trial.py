@@ -16,7 +16,7 @@ from ray import tune
 
 from trainables import cpu
 from trainables.config import TrialConfig
-from trainables.interrupts import Heard
+from trainables.interrupts import Heard, Interrupts
 from trainables.loop import Interrupted
 from trainables.materials import Materials
 from trainables.mirror import Mirror
@@ -86,7 +86,7 @@ def run(task: Task, resources: Resources, here: bool = True) -> Iterator[Report]
         trial.stop()
 
 
-def _group(task: Task, resources: Resources, interrupts: Any = None) -> Group:
+def _group(task: Task, resources: Resources, interrupts: Interrupts | None = None) -> Group:
     from trainables.group import Group  # Ray Train's part of it takes 0.3 s to import
 
     return Group(task, resources, interrupts)
@@ -95,8 +95,8 @@ def _group(task: Task, resources: Resources, interrupts: Any = None) -> Group:
 class Trial(tune.Trainable):
     """What Tune runs. A class, because Tune awaits the end of a class and not of a function. Its config: ``trial_id``,
     ``config`` (a plain TrialConfig), ``storage``, ``data_root``, ``table_gb``, ``remote``, ``folder`` (of the search),
-    ``resources``, ``rungs``, ``report_seconds``, ``hang_seconds``, ``checkpoint_bytes``, and ``interrupts``, an actor
-    or None.
+    ``resources``, ``rungs``, ``report_seconds``, ``hang_seconds``, ``checkpoint_bytes``, and ``interrupts``
+    (or None).
 
     Asked to leave, by the driver or by SIGTERM, it writes a checkpoint and ends as ``interrupted``.
     """

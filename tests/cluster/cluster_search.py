@@ -94,8 +94,3 @@ def is_checkpoint(name: str) -> bool:
 def workers_on(host: Host) -> frozenset[int]:
     """The processes that train there."""
     return frozenset(pid for pid, command in host.processes().items() if command.startswith(WORKER))
-
-
-def actors_on(host: Host) -> set[str]:
-    """The names of all actors of Ray's that run there."""
-    return {command.removeprefix("ray::").split(".")[0] for command in host.processes().values() if "ray::" in command}

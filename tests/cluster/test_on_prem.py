@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
-from cluster_search import EPOCHS, IDS, NAME, ClusterSearch, actors_on, workers_on
+from cluster_search import EPOCHS, IDS, NAME, ClusterSearch, workers_on
 from hosts import SHARED, Host, await_true
 from laptop import FILE, HEAD, ROOT, Laptop, cluster_hosts
 from listening import check_closed, listeners
@@ -112,7 +112,6 @@ def check_search(laptop: Laptop, search: ClusterSearch, timed: Timed) -> None:
     hosts = laptop.hosts
     with timed("search: until a trial is in the middle"):
         lost = search.await_training(PATIENCE)
-    assert "Interrupts" in actors_on(laptop.head), "it would be lost with another host"
     lost.host.power_off()
     with timed("search: another host joins"):
         hosts.add(13)

@@ -21,6 +21,15 @@ print(own._process.pid, {}, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
+A_SEARCH = """
+import sys
+import ray
+from rrd_search.cluster import Cluster
+with Cluster(None) as cluster:
+    cluster.join()
+    print(ray.get(ray.remote(lambda: "trainables.trial" in sys.modules).remote()))
+"""
+
 
 def members(session: int) -> list[str]:
     """The command lines of the living processes of a session, which for Ray's are often titles of their own."""
@@ -85,6 +94,13 @@ def test_it_is_gone_when_it_is_closed() -> None:
     own.end()
     own.close()
     assert wait_for(lambda: not members(own._process.pid))
+
+
+@pytest.mark.slow
+def test_its_processes_have_imported_what_trials_need() -> None:
+    """Ray passes over what it cannot import, and starts them without a word."""
+    search = subprocess.run([sys.executable, "-c", A_SEARCH], capture_output=True, text=True)
+    assert search.stdout == "True\n", search.stderr
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import ray
 from trainables.checkpoint import FILES
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
 from trainables.group import Group, _forget_refusal, _refusal, _refuse
-from trainables.interrupts import start_interrupts
+from trainables.interrupts import Interrupts
 from trainables.places import Places
 from trainables.refusal import OUT_OF_MEMORY, REFUSED
 from trainables.resources import Resources
@@ -86,11 +86,13 @@ def test_stopped_between_two_epochs_it_frees_everything(task: Task) -> None:
 
 
 def test_what_the_workers_of_a_dead_trial_held_is_free_again(task: Task) -> None:
-    interrupts = start_interrupts()
+    interrupts = Interrupts()
     held = ray.util.placement_group([{"CPU": 1}, {"CPU": 1}])
-    ray.get([held.ready(), interrupts.hold.remote("00000", held.id.hex())])
+    ray.get(held.ready())
+    interrupts.hold("00000", held.id.hex())
     assert not nothing_is_left()
-    ray.get([interrupts.free.remote("00000"), interrupts.free.remote("00000"), interrupts.free.remote("00001")])
+    for trial_id in ("00000", "00000", "00001"):
+        interrupts.free(trial_id)
     assert soon(nothing_is_left)
 
 

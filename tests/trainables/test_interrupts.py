@@ -1,0 +1,70 @@
+"""Who is asked to leave is heard in other processes of a real Ray, by the trials of that search alone."""
+
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import ray
+from ray.experimental import internal_kv
+
+from trainables.interrupts import EVERYONE, Heard, Interrupts
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_ray() -> Iterator[None]:
+    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@ray.remote
+class Trial:
+    """What a trial's process knows."""
+
+    def __init__(self, interrupts: Interrupts) -> None:
+        self.heard = Heard(interrupts)
+
+    def leaves(self) -> list[str]:
+        return [name for name in ("00000", "00001") if self.heard.leaves(name)]
+
+    def node_leaves(self) -> bool:
+        return self.heard.node_leaves
+
+    def node(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+
+def soon(said: Callable[[], object], expected: object) -> bool:
+    deadline = time.monotonic() + 20
+    while ray.get(said()) != expected and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return ray.get(said()) == expected
+
+
+def test_trials_of_one_search_hear_who_is_to_leave() -> None:
+    interrupts, others = Interrupts(), Interrupts()
+    trial = Trial.remote(interrupts)
+    others.ask(EVERYONE)
+    assert ray.get(trial.leaves.remote()) == []
+    interrupts.ask("00001")
+    assert soon(trial.leaves.remote, ["00001"])
+    interrupts.withdraw("00001")
+    assert soon(trial.leaves.remote, [])
+    interrupts.ask(EVERYONE)
+    assert soon(trial.leaves.remote, ["00000", "00001"])
+    assert not ray.get(trial.node_leaves.remote())
+    interrupts.ask(ray.get(trial.node.remote()))
+    assert soon(trial.node_leaves.remote, True)
+    assert others.asked() == {EVERYONE}
+
+
+def test_nothing_is_left_of_a_search_that_has_ended() -> None:
+    interrupts = Interrupts()
+    interrupts.ask("00000")
+    interrupts.hold("00000", "ab")
+    assert len(internal_kv._internal_kv_list("", namespace=interrupts._name)) == 2
+    interrupts.close()
+    assert interrupts.asked() == set()
+    assert internal_kv._internal_kv_list("", namespace=interrupts._name) == []
