@@ -109,7 +109,7 @@ def one_thread() -> None:
 
 def settled() -> None:
     """As a trial's process is."""
-    cpu.settle(1)
+    cpu.settle(1, torch.device("cpu"))
 
 
 def _seconds(call: Callable[[], object]) -> float:

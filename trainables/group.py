@@ -132,9 +132,8 @@ def train_ranks(plan: dict[str, Any]) -> None:
 
 def _train_ranks(plan: dict[str, Any]) -> None:
     task, device = plan["task"], ray.train.torch.get_device()
-    if device.type == "cpu":
-        cpu.settle(plan["threads"])
-    else:
+    cpu.settle(plan["threads"], device)
+    if device.type == "cuda":
         torch.cuda.set_device(device)
     if own_rank() == 0:
         group = ray.get_runtime_context().get_placement_group_id()

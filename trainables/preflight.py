@@ -33,8 +33,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--device", choices=("cpu", "cuda"), required=True)
     options = parser.parse_args()
-    cpu.settle(1)
     device = torch.device(options.device)
+    cpu.settle(1, device)
     config = TrialConfig.from_yaml(options.config)
     places = Places(storage=options.storage, data_root=options.data_root)
     with tempfile.TemporaryDirectory() as folder:

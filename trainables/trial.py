@@ -48,8 +48,7 @@ class Inline:
         interrupted: Callable[[], bool] = lambda: False,
     ) -> None:
         device = torch.device("cuda", 0) if resources.gpus_per_worker else torch.device("cpu")
-        if device.type == "cpu":
-            cpu.settle(resources.cpus_per_worker)
+        cpu.settle(resources.cpus_per_worker, device)
         self.worker = Worker(task, device, materials, interrupted)
         self._told = False  # all of it
 
