@@ -23,13 +23,15 @@ QUIETLY: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}  # 
 STARTS = 2  # at most: the half a minute that Ray gives itself is too short on a busy machine
 OBJECT_STORE_BYTES = 200 * 2**20  # trials exchange next to nothing through it
 END_SECONDS = 20.0  # in which a Ray that is told to end has ended
+CORES = os.cpu_count() or 1
 SETTINGS: dict[str, Any] = {
     # Processes start ahead, one for each core. They import all that trials need while the driver looks at data, teacher
-    # and study; a few hundred MiB each, so that there are not too many of them on a large machine.
+    # and study: a few hundred MiB each, so that a large machine starts with fewer.
     "preload_python_modules": ["trainables.trial"],
-    "worker_maximum_startup_concurrency": min(os.cpu_count() or 1, 16),
-    # They wait a minute for trials (after Ray's own second they are gone too early), and none waits for ever.
-    "idle_worker_killing_time_threshold_ms": 60_000,
+    "worker_maximum_startup_concurrency": min(CORES, max(16, CORES // 2)),
+    # They wait minutes for trials (Ray's own second is over too early), and none for ever. Where a teacher is trained
+    # for longer, trials start as if there had been none.
+    "idle_worker_killing_time_threshold_ms": 300_000,
     "num_workers_soft_limit": 0,
 }
 NOTHING_LISTENS = b"127.0.0.1:1"
@@ -140,7 +142,7 @@ def _start(say: Callable[[str], None]) -> None:
         try:
             ray.init(
                 address="local",
-                num_cpus=os.cpu_count(),
+                num_cpus=CORES,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
                 _system_config=SETTINGS,

@@ -40,7 +40,7 @@ def run_trials(run: SearchRun, trial_class: type[tune.Trainable] = Trial) -> Non
             _tuner(run, trial_class, own).fit()
         except TookTooLong:
             run.progress.say("some trials have not left in time; they go on from their last checkpoints")
-        finally:
+        else:
             run.interrupts.close()
 
 

@@ -44,8 +44,8 @@ log = logging.getLogger(__name__)
 class Group:
     """The workers of one trial. ``next_epoch`` until it gives None; ``stop`` at any time; both raise their errors.
 
-    ``interrupts``: who can ask it to leave, its own where None. All ranks then leave after the epoch they are
-    in, with a checkpoint.
+    ``interrupts``: who can ask it to leave, its own where None. All ranks then leave after the epoch they are in, with
+    a checkpoint.
     """
 
     def __init__(self, task: Task, resources: Resources, interrupts: Interrupts | None = None) -> None:
@@ -102,11 +102,11 @@ class Group:
         self._fitting.join(STOP_SECONDS)
         if self._fitting.is_alive():
             log.error("a trial's workers have not stopped within %s s", STOP_SECONDS)
+        elif self._own_interrupts:
+            self._interrupts.close()
         else:
             self._interrupts.withdraw(trial_id)
         self._reports.shutdown(force=True)
-        if self._own_interrupts:
-            self._interrupts.close()
 
     def _fit(self, trainer: TorchTrainer) -> None:
         try:

@@ -98,7 +98,7 @@ def test_it_is_gone_when_it_is_closed() -> None:
 
 @pytest.mark.slow
 def test_its_processes_have_imported_what_trials_need() -> None:
-    """Ray passes over what it cannot import, and starts them without a word."""
+    """Ray passes over what it does not find, without a word."""
     search = subprocess.run([sys.executable, "-c", A_SEARCH], capture_output=True, text=True)
     assert search.stdout == "True\n", search.stderr
 

@@ -7,7 +7,7 @@ import pytest
 import ray
 from ray.experimental import internal_kv
 
-from trainables.interrupts import EVERYONE, Heard, Interrupts
+from trainables.interrupts import EVERYONE, LOOK_SECONDS, Heard, Interrupts
 
 pytestmark = pytest.mark.slow
 
@@ -60,11 +60,36 @@ def test_trials_of_one_search_hear_who_is_to_leave() -> None:
     assert others.asked() == {EVERYONE}
 
 
+def test_who_was_asked_leaves_after_the_search_has_ended_too() -> None:
+    interrupts = Interrupts()
+    trial = Trial.remote(interrupts)
+    interrupts.ask("00000")
+    assert soon(trial.leaves.remote, ["00000"])
+    interrupts.close()
+    time.sleep(2 * LOOK_SECONDS)
+    assert ray.get(trial.leaves.remote()) == ["00000"]
+
+
+def test_a_look_that_fails_is_followed_by_others() -> None:
+    class FailsAtFirst(Interrupts):  # in here, and so sent whole: Ray's processes do not find this file
+        failed = False
+
+        def change(self) -> bytes | None:
+            if not self.failed:
+                self.failed = True
+                raise OSError("the head does not answer")
+            return Interrupts.change(self)
+
+    interrupts = FailsAtFirst()
+    interrupts.ask("00000")
+    assert soon(Trial.remote(interrupts).leaves.remote, ["00000"])
+
+
 def test_nothing_is_left_of_a_search_that_has_ended() -> None:
     interrupts = Interrupts()
     interrupts.ask("00000")
     interrupts.hold("00000", "ab")
-    assert len(internal_kv._internal_kv_list("", namespace=interrupts._name)) == 2
+    assert len(internal_kv._internal_kv_list("", namespace=interrupts._name)) == 3
     interrupts.close()
     assert interrupts.asked() == set()
     assert internal_kv._internal_kv_list("", namespace=interrupts._name) == []
