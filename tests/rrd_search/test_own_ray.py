@@ -4,11 +4,10 @@ import contextlib
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from waiting import soon
 
 from rrd_search.cluster import Cluster
 from rrd_search.own_ray import AGAIN, FAILED, STARTS, OwnRay, keep
@@ -40,13 +39,6 @@ def members(session: int) -> list[str]:
             if int(own) == session and state != "Z":
                 found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
     return found
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 20) -> bool:
-    deadline = time.monotonic() + seconds
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return condition()
 
 
 def test_a_machine_too_busy_for_ray_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +85,7 @@ def test_it_is_gone_when_it_is_closed() -> None:
     assert not [command for command in commands if "monitor" in command or "dashboard.py" in command]
     own.end()
     own.close()
-    assert wait_for(lambda: not members(own._process.pid))
+    assert soon(lambda: not members(own._process.pid), seconds=20)
 
 
 @pytest.mark.slow
@@ -109,8 +101,8 @@ def test_one_that_is_left_in_its_start_leaves_nothing(at: str) -> None:
     with Cluster(None) as cluster:
         assert cluster._own is not None
         session = cluster._own._process.pid
-        assert wait_for(lambda: any(at in command for command in members(session)))
-    assert wait_for(lambda: not members(session))
+        assert soon(lambda: any(at in command for command in members(session)), seconds=20)
+    assert soon(lambda: not members(session), seconds=20)
 
 
 @pytest.mark.slow
@@ -119,4 +111,4 @@ def test_it_dies_with_its_driver(waits: bool) -> None:
     program = A_DRIVER.format("own.address()" if waits else "''")
     driver = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert driver.stdout, driver.stderr
-    assert wait_for(lambda: not members(int(driver.stdout.split()[0])))
+    assert soon(lambda: not members(int(driver.stdout.split()[0])), seconds=20)

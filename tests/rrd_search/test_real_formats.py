@@ -1,6 +1,5 @@
 """Two-epoch searches on tiny data sets in the formats of the real ones, and what a search leaves of itself in Ray."""
 
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import ray
 import torch
 from mlflow import MlflowClient
 from real_formats import write_cifar10, write_cifar100, write_folder, write_stl10, write_tiny_imagenet
+from waiting import soon
 
 from rrd_search.cluster import Cluster
 from rrd_search.recorded_trials import read_trials
@@ -29,29 +29,19 @@ SMALL += ["--set", "batch_size=16", "--set", "loss.queue_size=64", "--set", "dat
 
 
 @pytest.fixture(scope="module", autouse=True)
-def one_ray() -> Iterator[None]:
+def searches_share(one_ray: None) -> Iterator[None]:
     """Searches of this module share a Ray, which saves its start and shows what they leave in it."""
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Cluster, "__enter__", lambda self: self)
         patch.setattr(Cluster, "join", lambda self: None)
         patch.setattr(Cluster, "__exit__", lambda self, *error: None)
         yield
-    ray.shutdown()
 
 
 def nothing_is_left() -> bool:
     groups = {group["state"] for group in ray.util.placement_group_table().values()}
     actors = {actor["State"] for actor in ray._private.state.actors().values()}
     return groups <= {"REMOVED"} and actors <= {"DEAD"} and ray.available_resources().get("CPU") == 2
-
-
-def wait_for(condition: Callable[[], bool]) -> bool:
-    for _ in range(100):
-        if condition():
-            return True
-        time.sleep(0.1)
-    return False
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -77,7 +67,7 @@ def test_early_stopping_leaves_no_placement_group_actor_or_worker(tmp_path: Path
     states = [trial.state for trial in read_trials(tmp_path / "stops") if not trial.reference]
     assert len(states) == 8
     assert "pruned" in states
-    assert wait_for(nothing_is_left)
+    assert soon(nothing_is_left)
 
 
 def test_hours_end_a_search_that_goes_on_later(tmp_path: Path) -> None:
@@ -92,7 +82,7 @@ def test_hours_end_a_search_that_goes_on_later(tmp_path: Path) -> None:
     assert {trial.state for trial in after.values()} <= {"complete", "pruned"}
     for trial in before:
         assert after[trial.trial_id].config == trial.config
-    assert wait_for(nothing_is_left)
+    assert soon(nothing_is_left)
 
 
 def test_a_teacher_from_a_checkpoint_stays_when_the_search_is_extended(tmp_path: Path) -> None:

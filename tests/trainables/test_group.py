@@ -1,12 +1,11 @@
 """A trial on two workers of a real Ray: it ends, it stops in the middle, and nothing of it is left."""
 
-import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import ray
+from waiting import soon
 
 from trainables.checkpoint import FILES
 from trainables.config import RRD, DataConfig, TeacherConfig, TrialConfig
@@ -20,15 +19,8 @@ from trainables.result import finished_report
 from trainables.trial import run
 from trainables.worker import Task
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_ray")]
 TWO = Resources(workers=2)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
 
 
 @pytest.fixture
@@ -45,14 +37,6 @@ def task(tmp_path: Path) -> Task:
 def nothing_is_left() -> bool:
     groups = [group["state"] for group in ray.util.placement_group_table().values()]
     return all(state == "REMOVED" for state in groups) and ray.available_resources().get("CPU") == 2
-
-
-def soon(condition: object) -> bool:
-    for _ in range(100):
-        if condition():  # type: ignore[operator]
-            return True
-        time.sleep(0.1)
-    return False
 
 
 def test_it_runs_to_its_end_and_leaves_a_student(task: Task) -> None:

@@ -1,22 +1,16 @@
 """Who is asked to leave is heard in other processes of a real Ray, by the trials of that search alone."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import ray
 from ray.experimental import internal_kv
+from waiting import soon
 
 from trainables.interrupts import EVERYONE, LOOK_SECONDS, Heard, Interrupts
 
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def own_ray() -> Iterator[None]:
-    ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("one_ray")]
 
 
 @ray.remote
@@ -36,11 +30,8 @@ class Trial:
         return ray.get_runtime_context().get_node_id()
 
 
-def soon(said: Callable[[], object], expected: object) -> bool:
-    deadline = time.monotonic() + 20
-    while ray.get(said()) != expected and time.monotonic() < deadline:
-        time.sleep(0.1)
-    return ray.get(said()) == expected
+def comes(said: Callable[[], object], expected: object) -> bool:
+    return soon(lambda: ray.get(said()) == expected, seconds=20)
 
 
 def test_trials_of_one_search_hear_who_is_to_leave() -> None:
@@ -49,14 +40,14 @@ def test_trials_of_one_search_hear_who_is_to_leave() -> None:
     others.ask(EVERYONE)
     assert ray.get(trial.leaves.remote()) == []
     interrupts.ask("00001")
-    assert soon(trial.leaves.remote, ["00001"])
+    assert comes(trial.leaves.remote, ["00001"])
     interrupts.withdraw("00001")
-    assert soon(trial.leaves.remote, [])
+    assert comes(trial.leaves.remote, [])
     interrupts.ask(EVERYONE)
-    assert soon(trial.leaves.remote, ["00000", "00001"])
+    assert comes(trial.leaves.remote, ["00000", "00001"])
     assert not ray.get(trial.node_leaves.remote())
     interrupts.ask(ray.get(trial.node.remote()))
-    assert soon(trial.node_leaves.remote, True)
+    assert comes(trial.node_leaves.remote, True)
     assert others.asked() == {EVERYONE}
 
 
@@ -64,7 +55,7 @@ def test_who_was_asked_leaves_after_the_search_has_ended_too() -> None:
     interrupts = Interrupts()
     trial = Trial.remote(interrupts)
     interrupts.ask("00000")
-    assert soon(trial.leaves.remote, ["00000"])
+    assert comes(trial.leaves.remote, ["00000"])
     interrupts.close()
     time.sleep(2 * LOOK_SECONDS)
     assert ray.get(trial.leaves.remote()) == ["00000"]
@@ -82,7 +73,7 @@ def test_a_look_that_fails_is_followed_by_others() -> None:
 
     interrupts = FailsAtFirst()
     interrupts.ask("00000")
-    assert soon(Trial.remote(interrupts).leaves.remote, ["00000"])
+    assert comes(Trial.remote(interrupts).leaves.remote, ["00000"])
 
 
 def test_nothing_is_left_of_a_search_that_has_ended() -> None:
